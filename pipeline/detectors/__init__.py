@@ -1,0 +1,10 @@
+"""The detectors: the key is the file's path, the value its class. Importing this imports none of them."""
+
+TABLE = {
+    "image/patchcore": "PatchCore",
+    "image/gaussian": "Gaussian",
+    "image/draem": "Draem",
+    "table/isolation_forest": "IsolationForest",
+    "table/knn": "KNN",
+    "table/smote_classifier": "SmoteClassifier",
+}

@@ -1,0 +1,280 @@
+"""params.yaml -> checked dataclasses; nowhere else.
+
+Every section is checked against the dataclass that it configures: an unknown key, a wrong type or a
+value out of range ends with one sentence. A section is checked when it is first used, so a stage
+imports only what it runs; `Params.check` looks at all of them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pipeline import augmenters, detectors, modalities
+from pipeline.errors import ParamsError
+from pipeline.protocols import Augmenter, Detector, Modality
+from pipeline.tables import find
+
+T = TypeVar("T")
+Share = Annotated[float, Ge(0), Lt(1)]
+Rate = Annotated[float, Gt(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the raw data come from. Further keys of this section are options of the modality.
+
+    `source` is a demo, a path, an archive, an fsspec URL or a SQL query (see pipeline/sources.py);
+    `watch` is the local file or folder whose change makes `ingest` run again; `kind` names the modality.
+    """
+
+    source: Annotated[str, MinLen(1)]
+    kind: str
+    watch: Annotated[str, MinLen(1)] = "data/raw"
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """Shares of the labelled anomalies that go to training and calibration; the rest is for testing."""
+
+    train: Share = 0.0
+    calibrate: Share = 0.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shares of the normals for calibration and test; the rest is for training.
+
+    A split column of the data is respected: then calibration normals come out of its training part.
+    `order: time` gives the oldest samples to training and the newest to the test."""
+
+    calibrate: Annotated[float, Gt(0), Lt(1)] = 0.2
+    test: Share = 0.2
+    anomalies: Anomalies = field(default_factory=Anomalies)
+    order: Literal["random", "time"] = "random"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """The promise: with probability `confidence`, at most a share `alpha` of normals raises an alarm.
+
+    Without `confidence` the promise holds on average over calibration sets (marginal split-conformal).
+    `review` is a second, larger false-alarm rate: samples between its threshold and the alarm's are
+    for a person to review."""
+
+    rule: Literal["false_alarm_rate"] = "false_alarm_rate"
+    alpha: Rate = 0.01
+    confidence: Rate | None = 0.95
+    review: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The range that a metric must lie in."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class AgainstChampion:
+    """A candidate replaces the champion when its `metric` exceeds the champion's minus `tolerance`."""
+
+    metric: str = "auroc"
+    tolerance: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Under which name candidates are registered, and what one must reach to become champion."""
+
+    name: Annotated[str, MinLen(1)]
+    limits: dict[str, Limit] = field(default_factory=dict)
+    against_champion: AgainstChampion = field(default_factory=AgainstChampion)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Which batch the champion scores, and how many samples it holds in memory at a time."""
+
+    source: Annotated[str, MinLen(1)]
+    batch: Annotated[int, Ge(1), Le(4096)] = 32
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cron expressions of the two deployments, and the time zone they are meant in."""
+
+    train: str = "0 2 * * *"
+    score: str = "0 * * * *"
+    timezone: str = "UTC"
+
+
+def build(cls: type[T], section: Any, where: str, source: str = "params.yaml") -> T:
+    """`section` as an instance of the dataclass `cls`; `where` is its place, for messages.
+
+    Raises ParamsError for the first thing that does not fit."""
+    if not isinstance(section, Mapping):
+        raise ParamsError(f"{where} must hold keys and values, got {section!r} ({source})")
+    _forbid_unknown_keys(cls)
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(section), strict=True)
+    except TypeError as error:  # YAML dates and the like have no JSON form
+        raise ParamsError(f"{where} must hold plain numbers, texts and lists: {error} ({source})") from error
+    except ValidationError as error:
+        raise ParamsError(_sentence(cls, error, where, source)) from error
+
+
+def _forbid_unknown_keys(cls: type) -> None:
+    """Tell pydantic to refuse unknown keys in `cls` and in every dataclass among its fields."""
+    if cls.__dict__.get("__pydantic_config__"):
+        return
+    cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    waiting = list(get_type_hints(cls, include_extras=True).values())
+    while waiting:
+        hint = waiting.pop()
+        waiting += get_args(hint)
+        if isinstance(hint, type) and is_dataclass(hint):
+            _forbid_unknown_keys(hint)
+
+
+def _sentence(cls: type, error: ValidationError, where: str, source: str) -> str:
+    first = error.errors()[0]
+    key = ".".join([where, *(str(step) for step in first["loc"])])
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        allowed = [f.name for f in fields(cls) if f.init] if len(first["loc"]) == 1 else []
+        near = get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        listed = f"; allowed are {', '.join(allowed)}" if allowed else ""
+        return f"{key} is not a known key ({source}){hint}{listed}"
+    if first["type"] == "missing_argument":
+        return f"{key} is required and missing ({source})"
+    said = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{key} {said.replace('should', 'must', 1)}, got {first['input']!r} ({source})"
+
+
+@dataclass(frozen=True)
+class Params:
+    """The checked sections of one params.yaml."""
+
+    sections: Mapping[str, Any]
+    path: Path
+
+    def _section(self, name: str) -> Any:
+        if name not in self.sections:
+            raise ParamsError(f"{name} is required and missing ({self.path.name})")
+        return self.sections[name]
+
+    def _optional(self, cls: type[T], name: str) -> T:
+        return build(cls, self.sections.get(name, {}), name)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        section = self._section("dataset")
+        own = {f.name for f in fields(Dataset)}
+        known = {k: v for k, v in section.items() if k in own} if isinstance(section, Mapping) else section
+        return build(Dataset, known, "dataset")
+
+    @cached_property
+    def modality(self) -> Modality:
+        cls = find(modalities, self.dataset.kind, "dataset.kind")
+        own = {f.name for f in fields(Dataset)}
+        return build(cls, {k: v for k, v in self._section("dataset").items() if k not in own}, "dataset")
+
+    @cached_property
+    def split(self) -> Split:
+        split = self._optional(Split, "split")
+        if split.calibrate + split.test >= 1:
+            raise ParamsError(
+                f"split.calibrate + split.test must leave samples to train on, got {split.calibrate} + {split.test}"
+                " (params.yaml)"
+            )
+        return split
+
+    @cached_property
+    def augmenter(self) -> Augmenter:
+        section = self._section("augment")
+        return _named(augmenters, section, "kind", "augment")
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        section = self._section("candidates")
+        if not isinstance(section, Mapping) or not section:
+            raise ParamsError(f"candidates must hold at least one named candidate, got {section!r} (params.yaml)")
+        return [str(name) for name in section]
+
+    def detector(self, candidate: str) -> Detector:
+        """The unfitted detector of one candidate."""
+        if candidate not in self.candidates:
+            raise ParamsError(f"candidate must be one of {', '.join(self.candidates)}, got {candidate!r}")
+        return _named(detectors, self.sections["candidates"][candidate], "detector", f"candidates.{candidate}")
+
+    def detector_key(self, candidate: str) -> str:
+        """The table key of one candidate's detector, such as `image/patchcore`."""
+        return str(self.sections["candidates"][candidate]["detector"])
+
+    @cached_property
+    def calibrate(self) -> Calibrate:
+        calibrate = self._optional(Calibrate, "calibrate")
+        if calibrate.review is not None and calibrate.review <= calibrate.alpha:
+            raise ParamsError(
+                f"calibrate.review must be above calibrate.alpha ({calibrate.alpha}), got {calibrate.review} (params.yaml)"
+            )
+        return calibrate
+
+    @cached_property
+    def promote(self) -> Promote:
+        return build(Promote, self._section("promote"), "promote")
+
+    @cached_property
+    def score(self) -> Score:
+        return build(Score, self._section("score"), "score")
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return self._optional(Schedule, "schedule")
+
+    def check(self) -> None:
+        """Check every section at once. Raises ParamsError for the first that does not fit."""
+        known = ("root", "dataset", "split", "augment", "candidates", "calibrate", "promote", "score", "schedule")
+        for name in self.sections:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f", did you mean {near[0]}?" if near else ""
+                raise ParamsError(
+                    f"{name} is not a known section ({self.path.name}){hint}; allowed are {', '.join(known)}"
+                )
+        for name in ("dataset", "modality", "split", "augmenter", "calibrate", "promote", "score", "schedule"):
+            getattr(self, name)
+        for candidate in self.candidates:
+            self.detector(candidate)
+
+
+def _named(table: Any, section: Any, name: str, where: str) -> Any:
+    if not isinstance(section, Mapping) or name not in section:
+        raise ParamsError(f"{where}.{name} is required and missing (params.yaml)")
+    cls = find(table, section[name], f"{where}.{name}")
+    return build(cls, {k: v for k, v in section.items() if k != name}, where)
+
+
+def read(path: Path = Path("params.yaml")) -> Params:
+    """Read a params file; its sections are checked when they are used.
+
+    Raises ParamsError when it is missing or is not YAML."""
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} does not exist; a line's folder must hold one") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(sections, Mapping):
+        raise ParamsError(f"{path} must hold sections, got {sections!r}")
+    return Params(sections, path)

@@ -1,0 +1,172 @@
+"""The five contracts: Samples, Scores, Detector, Modality, Augmenter.
+
+Everything in this repository hangs on this file. A class fulfils a contract by having its
+methods (`typing.Protocol`); there is no base class to inherit from.
+
+Two things hold everywhere: higher scores are more anomalous, and labels are 0 (normal),
+1 (anomalous) or -1 (unknown).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
+
+# Every manifest has these columns, in this order; a modality adds its own behind them.
+MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", "time", "split")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, decoded: what a detector sees.
+
+    `x` depends on the kind of data: images uint8 `(n, 3, h, w)`; tables a DataFrame of n rows.
+    `mask` marks the anomalous part of each sample: images bool `(n, h, w)`; None where the kind has none.
+    """
+
+    ids: list[str]
+    x: Any
+    label: np.ndarray  # int8 (n,)
+    mask: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw anomaly scores, higher = more anomalous; never normalised, never thresholded.
+
+    `sample` is float32 `(n,)`. `local` is float32 per pixel `(n, h, w)` or per time step `(n, t)`, or None.
+    """
+
+    sample: np.ndarray
+    local: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Fitted state in a form that can be stored without pickle.
+
+    `arrays` go to safetensors, `meta` (plain JSON values) to detector.json, `estimators`
+    (scikit-learn objects) to skops.
+    """
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    estimators: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """An ordered, indexable view of part of a dataset; nothing is decoded until `batches` is called."""
+
+    rows: pd.DataFrame  # the manifest rows behind this view, in order; see MANIFEST
+    ids: list[str]
+    label: np.ndarray  # int8 (n,)
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | np.ndarray) -> "Samples":
+        """The samples at `index` (a slice, positions or a boolean mask), as a view."""
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of at most `size` samples, decoded in the background a few ahead."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`.
+
+    `history_` holds one dict of numbers per epoch or step (empty for detectors without any);
+    it goes to history.csv.
+    """
+
+    learns_from: ClassVar[Literal["normals", "labels"]]
+    paper: ClassVar[str]
+    history_: list[dict[str, float]]
+
+    def fit(self, train: Samples) -> Self:
+        """Learn from `train`, forgetting any earlier fit. Takes normals and anomalies as they come:
+        a detector that learns from normals selects them by `train.label` itself.
+        Raises DataError when `train` cannot be learned from."""
+
+    def score(self, batch: Batch) -> Scores:
+        """Score one batch; changes nothing. Raises NotFittedError before `fit`, DataError for
+        input of another shape, other columns, NaN or infinity."""
+
+    def state(self) -> State:
+        """All that `score` needs besides the hyperparameters."""
+
+    def from_state(self, state: State) -> Self:
+        """Take over what `state()` of an equal detector gave; `score` then gives the same bits."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What a modality found in a source: the manifest of good samples, and the rejected ones.
+
+    `rejected` has the columns `id, path, reason`; the files themselves, where there are any, stand in
+    the quarantine folder.
+    """
+
+    manifest: pd.DataFrame
+    rejected: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Check:
+    """One expectation on the dataset, in Great Expectations' words (`checks.py` runs it).
+
+    `expectation` is a GX class name, `options` its arguments; failing a `critical` one stops the line.
+    `says` is the sentence shown when it fails.
+    """
+
+    expectation: str
+    options: dict[str, Any]
+    critical: bool
+    says: str
+
+
+class Modality(Protocol):
+    """One kind of data: how its samples are listed, read, checked, measured and drawn.
+
+    A dataclass whose fields are the options of the `dataset` section of params.yaml.
+    """
+
+    def ingest(self, source: Path, out: Path, quarantine: Path) -> Ingested:
+        """Read every sample of `source` (a local folder or file) once; write the good ones under `out`
+        together with `manifest.parquet`, the others under `quarantine` with a reason each.
+        Raises DataError when the source as a whole cannot be understood."""
+
+    def samples(self, rows: pd.DataFrame) -> Samples:
+        """A view of manifest rows as `pipeline.samples.read_manifest` gives them."""
+
+    def from_frame(self, frame: pd.DataFrame) -> Samples:
+        """A view of samples that come as a DataFrame, as over MLflow's scoring server: images in a column
+        `path`, tables as they are. Raises DataError when they cannot be read."""
+
+    def save(self, batches: Iterable[Batch], out: Path) -> pd.DataFrame:
+        """Write batches (of an augmenter) in the layout of `ingest`; return their manifest."""
+
+    def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
+        """The frame to check for the dataset in `folder`, and the suite of checks for it."""
+
+    def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
+        """Metrics of local scores against masks, both over all test samples, of the same shape."""
+
+    def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
+        """One picture per sample of `batch` under `out`, named after the sample's id; their paths."""
+
+
+class Augmenter(Protocol):
+    """A dataclass whose fields are its options; makes more train samples out of train samples."""
+
+    def augment(self, train: Samples) -> Iterator[Batch]:
+        """New samples only, with label and, where the kind has them, mask. Equal seeds, equal bytes.
+        Raises DataError when `train` has nothing to work from."""

@@ -1,0 +1,77 @@
+"""Views of manifest rows that decode in the background: the one implementation of `Samples`."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import DataError
+from pipeline.protocols import Batch, Samples
+
+AHEAD = 2  # batches decoded before they are asked for
+
+
+class View:
+    """Samples over manifest rows; `read` decodes some rows into one batch."""
+
+    def __init__(self, rows: pd.DataFrame, read: Callable[[pd.DataFrame], Batch]) -> None:
+        self.rows = rows
+        self._read = read
+
+    @property
+    def ids(self) -> list[str]:
+        return self.rows["id"].tolist()
+
+    @property
+    def label(self) -> np.ndarray:
+        return self.rows["label"].to_numpy(np.int8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | np.ndarray) -> "View":
+        return View(self.rows.iloc[index], self._read)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        starts = iter(range(0, len(self.rows), size))
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="decode") as pool:
+            try:
+                for start in starts:
+                    waiting.append(pool.submit(self._read, self.rows.iloc[start : start + size]))
+                    if len(waiting) > AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def normals(samples: Samples) -> Samples:
+    """The normal samples of a view. Raises DataError when there is none."""
+    chosen = samples[samples.label == 0]
+    if len(chosen) == 0:
+        raise DataError(f"training needs at least one normal sample (label 0), got none among {len(samples)} samples")
+    return chosen
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """The manifest of a dataset folder, with a column `folder` that tells where its samples lie.
+
+    Raises DataError when the folder holds no readable manifest."""
+    try:
+        rows = pd.read_parquet(folder / "manifest.parquet")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} must hold a manifest.parquet that can be read: {error}") from error
+    rows["folder"] = str(folder)
+    return rows
+
+
+def part(folder: Path, split: Path, name: str) -> pd.DataFrame:
+    """The manifest rows of one part (`train`, `calibrate` or `test`) of a split dataset."""
+    parts = pd.read_parquet(split)
+    return read_manifest(folder).merge(parts[parts["part"] == name][["id"]], on="id", validate="one_to_one")

@@ -1,0 +1,36 @@
+"""Score a view of samples batch by batch, with a progress bar; memory grows only where maps are kept."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.protocols import Detector, Samples, Scores
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of all samples of a view, in its order, and their true masks where maps were kept.
+
+    `scores.local` is float32 `(n, h, w)` or None; `truth` is bool of the same shape or None."""
+
+    scores: Scores
+    truth: np.ndarray | None = None
+
+
+def score(detector: Detector, samples: Samples, batch: int = 32, *, keep_local: bool) -> Scored:
+    """Score every sample of `samples`, `batch` at a time; maps are held only with `keep_local`."""
+    sample, local, truth = [], [], []
+    with tqdm(total=len(samples), desc="score", unit="sample", mininterval=1.0) as bar:
+        for some in samples.batches(batch):
+            scores = detector.score(some)
+            sample.append(scores.sample)
+            if keep_local and scores.local is not None:
+                local.append(scores.local)
+                if some.mask is not None:
+                    truth.append(some.mask)
+            bar.update(len(some))
+    return Scored(
+        Scores(np.concatenate(sample), np.concatenate(local) if local else None),
+        np.concatenate(truth) if truth else None,
+    )
