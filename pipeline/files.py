@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 
-def sha256(path: Path) -> str:
-    """Content hash of a file, as hex; of a folder, the hash of its sorted names and content hashes."""
+def sha256(path: Path, without: str = "") -> str:
+    """Content hash of a file, as hex; of a folder, the hash of its sorted names and content hashes.
+
+    `without` names a file of the folder that does not count."""
     if path.is_dir():
-        lines = [f"{sha256(p)}  {p.relative_to(path).as_posix()}" for p in sorted(path.rglob("*")) if p.is_file()]
+        names = [p.relative_to(path).as_posix() for p in sorted(path.rglob("*")) if p.is_file()]
+        lines = [f"{sha256(path / name)}  {name}" for name in names if name != without]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -62,3 +65,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON with sorted keys: equal values, equal bytes. NaN is refused."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder for intermediate files, gone when the block ends; what a killed run left there goes first."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

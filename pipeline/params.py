@@ -226,7 +226,8 @@ class Params:
         calibrate = self._optional(Calibrate, "calibrate")
         if calibrate.review is not None and calibrate.review <= calibrate.alpha:
             raise ParamsError(
-                f"calibrate.review must be above calibrate.alpha ({calibrate.alpha}), got {calibrate.review} (params.yaml)"
+                f"calibrate.review must be above calibrate.alpha ({calibrate.alpha}), got {calibrate.review}"
+                " (params.yaml)"
             )
         return calibrate
 

@@ -151,6 +151,9 @@ class Modality(Protocol):
         """A view of samples that come as a DataFrame, as over MLflow's scoring server: images in a column
         `path`, tables as they are. Raises DataError when they cannot be read."""
 
+    def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Manifest rows in the form that `from_frame` takes; the way there and back gives the same batches."""
+
     def save(self, batches: Iterable[Batch], out: Path) -> pd.DataFrame:
         """Write batches (of an augmenter) in the layout of `ingest`; return their manifest."""
 

@@ -1,0 +1,53 @@
+# make run            the whole line on the embedded demo (set-up included)
+# make run LINE=DIR   another line: a folder with its own params.yaml
+# make help           everything else
+LINE ?= .
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+.PHONY: run test lint ui serve line score promote rollback lock clean help
+
+run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
+	@$(BIN)/python -m flows.train --line $(LINE)
+
+test: .venv/installed ## the tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed ## ruff, lint and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+ui: .venv/installed ## the MLflow and Prefect pages on this machine
+	@$(BIN)/python -m flows.ui
+
+serve: .venv/installed ## serve the scheduled deployments of prefect.yaml
+	@$(BIN)/python -m flows.serve --line $(LINE)
+
+score: .venv/installed ## score the batch that params name, with the champion
+	@$(BIN)/python -m flows.score --line $(LINE)
+
+promote: .venv/installed ## ask the gate again
+	@$(BIN)/python -m flows.promote --line $(LINE)
+
+rollback: .venv/installed ## put the previous champion back
+	@$(BIN)/python -m flows.promote --line $(LINE) --rollback
+
+line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples/magnetic_tile to start from its params)
+	@$(BIN)/python -m pipeline.line $(LINE) $(if $(LIKE),--like $(LIKE))
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another by PYTHON=...")'
+	@echo "installing the pinned packages into .venv (about 6 GB, some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: ## pin the dependencies of pyproject.toml anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove what runs made in LINE, except the registry
+	rm -rf $(LINE)/.assay $(LINE)/scores $(LINE)/reports $(LINE)/models $(LINE)/data/dataset $(LINE)/data/quarantine $(LINE)/data/augmented $(LINE)/data/split.parquet
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16

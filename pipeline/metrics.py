@@ -1,0 +1,161 @@
+"""Metrics on raw scores: AUROC, AP, F1-max, pixel AUROC, AUPRO, and what a threshold does on test samples.
+
+numpy and scipy only (importing scikit-learn costs over a second); tests hold every metric against scikit-learn or
+brute force. Higher scores are more anomalous, ties count half, and a metric that is not defined for what came
+(one class only, no mask) is None. `label` is 0 or 1 throughout: leave unknown samples out.
+"""
+
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import betaincinv
+
+
+class Curve(NamedTuple):
+    """Points of a curve by falling threshold: a sample counts as positive when its score >= `threshold`."""
+
+    x: np.ndarray
+    y: np.ndarray
+    threshold: np.ndarray
+
+
+def auroc(label: np.ndarray, scores: np.ndarray) -> float | None:
+    """Area under the ROC curve: the chance that an anomaly (label 1) scores above a normal (0), ties half."""
+    positive = np.asarray(label) == 1
+    return _area(scores[~positive], scores[positive], None, limit=1.0)
+
+
+def average_precision(label: np.ndarray, scores: np.ndarray) -> float | None:
+    """Sum of precision times rise in recall over the distinct thresholds, without interpolation."""
+    caught, false, _ = _counts(label, scores)
+    if not len(caught) or caught[-1] == 0:
+        return None
+    rise = np.diff(caught, prepend=0) / caught[-1]
+    return float(np.sum(rise * caught / (caught + false)))
+
+
+def f1_max(label: np.ndarray, scores: np.ndarray) -> float | None:
+    """The highest F1 (harmonic mean of precision and recall) that any threshold reaches."""
+    caught, false, _ = _counts(label, scores)
+    if not len(caught) or caught[-1] == 0:
+        return None
+    return float(np.max(2 * caught / (caught[-1] + caught + false)))
+
+
+def roc_curve(label: np.ndarray, scores: np.ndarray) -> Curve | None:
+    """False-alarm rate (x) and detection rate (y) at every distinct threshold, from (0, 0) to (1, 1)."""
+    caught, false, threshold = _counts(label, scores)
+    if not len(caught) or caught[-1] == 0 or false[-1] == 0:
+        return None
+    start = np.float32([np.inf])
+    return Curve(
+        np.append(0, false) / false[-1], np.append(0, caught) / caught[-1], np.concatenate([start, threshold])
+    )
+
+
+def pr_curve(label: np.ndarray, scores: np.ndarray) -> Curve | None:
+    """Recall (x) and precision (y) at every distinct threshold."""
+    caught, false, threshold = _counts(label, scores)
+    if not len(caught) or caught[-1] == 0:
+        return None
+    return Curve(caught / caught[-1], caught / (caught + false), threshold)
+
+
+def pixel_auroc(truth: np.ndarray, local: np.ndarray) -> float | None:
+    """AUROC over all pixels (or time steps): `truth` bool and `local` float32, both `(n, h, w)` or `(n, t)`.
+
+    Exact; sorts one copy of the normal pixels, so memory is about one more set of maps."""
+    return _area(local[~truth], local[truth], None, limit=1.0)
+
+
+def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | None:
+    """Area under the per-region-overlap curve up to the false-alarm rate `limit`, divided by `limit`.
+
+    `truth` bool and `local` float32, both `(n, h, w)` or `(n, t)`. Bergmann et al., "The MVTec Anomaly Detection
+    Dataset" (IJCV 2021), section 5.2: at each threshold the share of every true region that is found, averaged
+    over all regions, against the share of all normal pixels that are above it. Regions are connected with
+    diagonals. The overlap is a detection rate in which a pixel weighs 1 / (its region's size x regions), so
+    the area is exact over all thresholds, with ties and the point at `limit` interpolated linearly. Regions are
+    labelled map by map and the normal pixels sorted in one copy: memory is about one more set of maps.
+    """
+    weights = []
+    regions = 0
+    neighbours = np.ones((3,) * (truth.ndim - 1), bool)
+    for one in truth:
+        if one.any():
+            numbered, count = ndimage.label(one, neighbours)
+            inside = numbered[one]
+            weights.append(1 / np.bincount(inside)[inside])
+            regions += count
+    if not regions:
+        return None
+    return _area(local[~truth], local[truth], np.concatenate(weights) / regions, limit)
+
+
+def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float | int]:
+    """What `score > threshold` does on labelled samples: counts, rates where they are defined, and the 95 % interval
+    of the false-alarm rate (Clopper & Pearson, Biometrika 1934), which holds whatever the true rate."""
+    alarm = np.asarray(scores, np.float32) > np.float32(threshold)
+    normal, anomalous = np.asarray(label) == 0, np.asarray(label) == 1
+    n, false = int(normal.sum()), int((alarm & normal).sum())
+    found: dict[str, float | int] = {"n_normal": n, "n_anomalous": int(anomalous.sum())}
+    found |= {"false_alarms": false, "escapes": int((~alarm & anomalous).sum())}
+    if n:
+        found["false_alarm_rate"] = false / n
+        found["false_alarm_rate_low"] = float(betaincinv(false, n - false + 1, 0.025)) if false else 0.0
+        found["false_alarm_rate_high"] = float(betaincinv(false + 1, n - false, 0.975)) if false < n else 1.0
+    if anomalous.any():
+        found["detection_rate"] = float(alarm[anomalous].mean())
+    return found
+
+
+def per_defect(
+    defect: np.ndarray, label: np.ndarray, scores: np.ndarray, threshold: float
+) -> dict[str, dict[str, float]]:
+    """AUROC against all normals and detection rate for each named class of anomalies, sorted by name."""
+    defect, label = np.asarray(defect, object), np.asarray(label)
+    named = (label == 1) & np.array([isinstance(name, str) and name != "" for name in defect], bool)
+    found = {}
+    for name in sorted(set(defect[named])):
+        chosen = named & (defect == name)
+        rates = {"detection_rate": float(np.mean(scores[chosen] > np.float32(threshold)))}
+        area = _area(scores[label == 0], scores[chosen], None, limit=1.0)
+        found[name] = rates if area is None else {"auroc": area, **rates}
+    return found
+
+
+def _counts(label: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Anomalies and normals at or above each distinct score, int64, and these scores, from the highest down."""
+    order = np.argsort(scores, kind="stable")[::-1]
+    falling, positive = scores[order], np.asarray(label)[order] == 1
+    ends = np.flatnonzero(np.append(np.diff(falling) != 0, True)) if len(falling) else np.array([], int)
+    caught = np.cumsum(positive)[ends]
+    return caught, ends + 1 - caught, falling[ends]
+
+
+def _area(negatives: np.ndarray, positives: np.ndarray, weights: np.ndarray | None, limit: float) -> float | None:
+    """Area under the (weighted) detection rate against the false-alarm rate from 0 to `limit`, over `limit`.
+
+    As the false alarms x go from 0 to m = `limit` x negatives, a positive with `a` negatives above it and `b`
+    at or above it counts 0 up to a, rises linearly to 1 at b (the tie's diagonal), and counts 1 from there on.
+    `weights` sum to 1; None weighs all positives alike. Both arrays are the caller's to lose: they are sorted."""
+    if not len(negatives) or not len(positives):
+        return None
+    end = limit * len(negatives)
+    if limit < 1:  # only the highest negatives, with all ties of the lowest of them, are ever reached
+        first = len(negatives) - ceil(end)
+        negatives.partition(first)
+        negatives = negatives[negatives >= negatives[first]]
+    negatives.sort()
+    if weights is not None:
+        order = np.argsort(positives)
+        positives, weights = positives[order], weights[order]
+    else:
+        positives.sort()  # searching for sorted values is ten times as fast
+    above = len(negatives) - np.searchsorted(negatives, positives, side="right")
+    tied = len(negatives) - np.searchsorted(negatives, positives, side="left") - above
+    ramp = np.clip(end - above, 0, tied)
+    share = np.clip(end - above - tied, 0, None) + ramp * ramp / np.maximum(2 * tied, 1)
+    return float((share.mean() if weights is None else share @ weights) / end)

@@ -1,0 +1,324 @@
+"""All that assay asks of MLflow: runs, registered versions, aliases, models. Nothing else imports mlflow.
+
+The store is MLFLOW_TRACKING_URI, by default `mlflow.db` with `mlartifacts/` beside it in the checkout's top folder:
+one store, shared by all lines.
+"""
+
+import math
+import os
+import re
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import batched, chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import RegistryError
+
+for _name, _value in {  # a factory network is closed, and a server that is down is not worth minutes of waiting
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import mlflow
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 5.0  # seconds that a server has to answer the first question
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What MLflow accepts
+KEY, PARAM, TAG = 250, 6000, 5000  # characters
+PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version: its place, the run it came from, its tags."""
+
+    name: str
+    number: int
+    run_id: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run holds: flat params and metrics, metrics per step, tags, a folder of artifacts, the model's folder."""
+
+    title: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    steps: list[dict[str, float]]
+    tags: dict[str, str]
+    artifacts: Path
+    model: Path  # a folder named `model`
+    script: Path  # the model from code
+    requirements: list[str] = field(default_factory=list)
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the checkout's own store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
+
+
+def shown(uri: str) -> str:
+    """An address without its password."""
+    return re.sub(r"(//[^:/@\s]*):.*@", r"\1:***@", uri)
+
+
+def artifact_root(uri: str) -> str | None:
+    """Where artifacts of the store `uri` go; None where its server decides."""
+    if uri.startswith("http"):
+        return None
+    given = os.environ.get("MLFLOW_ARTIFACT_ROOT")
+    if given:
+        return given
+    beside = Path(make_url(uri).database or ".").resolve().parent if uri.startswith("sqlite") else ROOT
+    return (beside / "mlartifacts").as_uri()
+
+
+@contextmanager
+def _asking(uri: str, what: str = "") -> Iterator[None]:
+    """Turn what MLflow, its database or the network says into one RegistryError; keep MLflow's own warnings in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, RequestException, FileNotFoundError) as error:
+            said = " ".join(str(error).replace(uri, shown(uri)).split())[:400]
+            raise RegistryError(f"MLflow at {shown(uri)} failed{what and f' to {what}'}: {said}") from error
+
+
+def _must_answer(uri: str) -> None:
+    """Ask the server behind `uri` for a sign of life, so that one that is down costs seconds and not minutes."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    try:
+        if scheme in {"http", "https"}:
+            bare = re.sub(r"//[^/]*@", "//", uri)
+            urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=PATIENCE).close()
+        elif scheme in PORTS:
+            url = make_url(uri)
+            socket.create_connection((url.host or "localhost", url.port or PORTS[scheme]), timeout=PATIENCE).close()
+    except urllib.error.HTTPError as error:  # it answers; whether it lets us in is for MLflow to say
+        error.close()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "reason", None) or error
+        raise RegistryError(
+            f"the MLflow server at {shown(uri)} does not answer ({said}); start it (make ui starts one), "
+            "or set MLFLOW_TRACKING_URI to one that runs"
+        ) from error
+
+
+def _lock(uri: str) -> FileLock:
+    """One lock per store on this machine: simultaneous first starts would race on the schema."""
+    if uri.startswith("sqlite"):
+        path = Path(make_url(uri).database or "mlflow.db").resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(path.name + ".lock"))
+    return FileLock(Path(tempfile.gettempdir()) / f"assay-mlflow-{sha256(uri.encode()).hexdigest()[:16]}.lock")
+
+
+def connect() -> "Registry":
+    """The registry, its store created if it is new. Raises RegistryError when it cannot be reached within seconds."""
+    uri = tracking_uri()
+    _must_answer(uri)
+    with _lock(uri), _asking(uri, "open its store"):
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        client = mlflow.MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+    return Registry(uri, client)
+
+
+def initialise() -> None:
+    """Create the store before work fans out."""
+    connect()
+
+
+@dataclass(frozen=True)
+class Registry:
+    """An MLflow store that answers. Every method raises RegistryError when MLflow cannot do what is asked."""
+
+    uri: str
+    client: Any
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes of this machine from publishing or promoting meanwhile."""
+        with _lock(self.uri):
+            yield
+
+    def find(self, name: str, content_hash: str) -> list[Version]:
+        """The versions of `name` with this content, newest first."""
+        with _asking(self.uri, f"search the versions of {name}"):
+            found = self.client.search_model_versions(f"name = '{name}' and tags.content_hash = '{content_hash}'")
+        return sorted((_version(v) for v in found), key=lambda v: -v.number)
+
+    def newest(self, name: str) -> int:
+        """The highest version number of `name`, 0 without any."""
+        with _asking(self.uri, f"search the versions of {name}"):
+            found = self.client.search_model_versions(
+                f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+            )
+        return int(found[0].version) if found else 0
+
+    def version(self, name: str, number: int) -> Version | None:
+        """The version `number` of `name`, or None."""
+        with _asking(self.uri, f"read {name} version {number}"):
+            return _or_none(lambda: _version(self.client.get_model_version(name, str(number))))
+
+    def alias(self, name: str, alias: str) -> Version | None:
+        """The version that carries `alias`, or None."""
+        with _asking(self.uri, f"read the alias {alias} of {name}"):
+            return _or_none(lambda: _version(self.client.get_model_version_by_alias(name, alias)))
+
+    def set_alias(self, name: str, alias: str, number: int | None) -> None:
+        """Let `alias` name the version `number`; None removes it."""
+        with _asking(self.uri, f"move the alias {alias} of {name}"):
+            if number is None:
+                _or_none(lambda: self.client.delete_registered_model_alias(name, alias))
+            else:
+                self.client.set_registered_model_alias(name, alias, str(number))
+
+    def tag(self, version: Version, tags: dict[str, str]) -> None:
+        """Set tags of a version."""
+        with _asking(self.uri, f"tag {version.name} version {version.number}"):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(version.name, str(version.number), key, value[:TAG])
+
+    def untag(self, version: Version, key: str) -> None:
+        """Remove a tag of a version."""
+        with _asking(self.uri, f"tag {version.name} version {version.number}"):
+            self.client.delete_model_version_tag(version.name, str(version.number), key)
+
+    def notes(self, name: str) -> dict[str, str]:
+        """The tags of the registered model `name`; empty without such a model."""
+        with _asking(self.uri, f"read {name}"):
+            model = _or_none(lambda: self.client.get_registered_model(name))
+        return dict(model.tags) if model else {}
+
+    def note(self, name: str, notes: dict[str, str]) -> None:
+        """Set tags of the registered model `name`."""
+        with _asking(self.uri, f"tag {name}"):
+            for key, value in notes.items():
+                self.client.set_registered_model_tag(name, key, value)
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """The last value of every metric of the run that `version` came from."""
+        with _asking(self.uri, f"read the run of {version.name} version {version.number}"):
+            return dict(self.client.get_run(version.run_id).data.metrics)
+
+    def log_metric(self, version: Version, key: str, value: float) -> None:
+        """Add a metric to the run that `version` came from, and mark that run as finished."""
+        with _asking(self.uri, f"write to the run of {version.name} version {version.number}"):
+            self.client.log_metric(version.run_id, key, value)
+            self.client.set_terminated(version.run_id)
+
+    def load(self, version: Version) -> Any:
+        """The pyfunc of a version."""
+        with _asking(self.uri, f"load {version.name} version {version.number}"):
+            return mlflow.pyfunc.load_model(f"models:/{version.name}/{version.number}")
+
+    def download(self, version: Version, into: Path) -> Path:
+        """The model folder of a version, copied into `into`."""
+        source = f"models:/{version.name}/{version.number}/artifacts/model"
+        with _asking(self.uri, f"give the files of {version.name} version {version.number}"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(into)))
+
+    def has_files(self, version: Version) -> bool:
+        """Whether the files of a version are still where the store says."""
+        source = f"models:/{version.name}/{version.number}"
+        with _asking(self.uri, f"list the files of {version.name} version {version.number}"):
+            return bool(_or_none(lambda: mlflow.artifacts.list_artifacts(artifact_uri=source)))
+
+    def drop_runs(self, name: str, content_hash: str) -> None:
+        """Delete the runs of this content: what a killed publication left without a version."""
+        with _asking(self.uri, f"delete unfinished runs of {name}"):
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is not None:
+                chosen = f"tags.content_hash = '{content_hash}'"
+                for run in self.client.search_runs([experiment.experiment_id], chosen):
+                    self.client.delete_run(run.info.run_id)
+
+    def register(self, name: str, record: Record, tags: dict[str, str]) -> Version:
+        """One run in the experiment `name`, and from it a new version of the model `name` with `tags`."""
+        with (
+            _asking(self.uri, f"publish {name}"),
+            mlflow.start_run(experiment_id=self._experiment(name), run_name=record.title, tags=record.tags) as run,
+        ):
+            self._log(run.info.run_id, record)
+            self.client.log_artifacts(run.info.run_id, str(record.artifacts))
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(record.script),
+                artifacts={"model": str(record.model)},
+                pip_requirements=record.requirements,
+            )
+            _or_none(lambda: self.client.create_registered_model(name), "RESOURCE_ALREADY_EXISTS")
+            made = self.client.create_model_version(
+                name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
+            )
+        return _version(made)
+
+    def _log(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Metric, Param
+
+        params = [Param(_key(k), str(v)[:PARAM]) for k, v in record.params.items()]
+        now = mlflow.utils.time.get_current_time_millis()
+        series = chain([(0, record.metrics)], ((i, {f"history/{k}": v for k, v in row.items()}) for i, row in enumerate(record.steps)))
+        metrics = [
+            Metric(_key(k), float(v), now, step) for step, row in series for k, v in row.items() if math.isfinite(v)
+        ]
+        for some in batched(params, PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=some)
+        for some in batched(metrics, METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=some)
+
+    def _experiment(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            root = artifact_root(self.uri)
+            return self.client.create_experiment(name, root and f"{root}/{_key(name)}")
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, int(found.version), found.run_id, dict(found.tags))
+
+
+def _key(text: str) -> str:
+    """A name that MLflow takes for params and metrics."""
+    return re.sub(r"[^\w\-. :/]", "_", text)[:KEY]
+
+
+def _or_none(call: Any, *codes: str) -> Any:
+    """What `call` gives; None where MLflow says that there is no such thing (or one of `codes`)."""
+    try:
+        return call()
+    except MlflowException as error:
+        missing = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", *codes)
+        if error.error_code in missing or "alias" in str(error) and "not found" in str(error):
+            return None
+        raise

@@ -1,0 +1,91 @@
+"""A clone of this checkout in an empty place with an empty HOME, as a stranger would have it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A clone; `run` runs a command in it (or in one of its lines) as its own process."""
+
+    path: Path
+    home: Path
+
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_"))}
+        return kept | {
+            "HOME": str(self.home),
+            "PYTHONPATH": str(self.path),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def start(self, *command: str, line: str = ".", **settings: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=self.path / line,
+            env=self.environment() | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, line: str = ".", expect: int | None = 0, **settings: str) -> str:
+        process = self.start(*command, line=line, **settings)
+        said, _ = process.communicate(timeout=280)
+        assert expect is None or process.returncode == expect, f"{' '.join(command)} ended with {said[-3000:]}"
+        return said
+
+    def train(self, line: str = ".", expect: int | None = 0, **settings: str) -> str:
+        return self.run("python", "-m", "flows.train", "--line", line, expect=expect, **settings)
+
+    def repro(self, line: str = ".", *words: str, expect: int | None = 0, **settings: str) -> str:
+        return self.run("dvc", "repro", *words, line=line, expect=expect, **settings)
+
+    def lock(self, line: str = ".") -> str:
+        return (self.path / line / "dvc.lock").read_text(encoding="utf-8")
+
+
+def clone(to: Path) -> Checkout:
+    """Copy what git tracks or would track (links as links) to `to`/checkout, as one commit of its own."""
+    place, home = to / "checkout", to / "home"
+    home.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists() or (ROOT / name).is_symlink():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / name, follow_symlinks=False)
+    checkout = Checkout(place, home)
+    checkout.run("git", "init", "--quiet")
+    checkout.run("git", "add", "--all")
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    checkout.run("git", *who, "commit", "--quiet", "--message", "as cloned")
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """One clone for all tests that leave its lines as they found them."""
+    return clone(tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="session")
+def textures(checkout: Checkout) -> str:
+    """What the image demo said on its first run."""
+    return checkout.train()
+
+
+@pytest.fixture(scope="session")
+def wdbc(checkout: Checkout, textures: str) -> str:
+    """What the table demo said on its first run, after the image demo."""
+    return checkout.train("examples/wdbc")

@@ -1,0 +1,106 @@
+"""What goes wrong in the middle: each ends in one sentence and a status, loses nothing, and a rerun is whole."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.end_to_end.conftest import Checkout, clone
+
+LINE = "examples/wdbc"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Checkout:
+    """A clone that the test may break."""
+    return clone(tmp_path)
+
+
+def change(checkout: Checkout, section: str, **values: object) -> None:
+    path = checkout.path / LINE / "params.yaml"
+    sections = yaml.safe_load(path.read_text())
+    sections[section] |= values
+    path.write_text(yaml.safe_dump(sections, sort_keys=False))
+
+
+def sentence(said: str) -> str:
+    (line,) = [row for row in said.splitlines() if row.startswith("error: ")][:1]
+    assert "Traceback" not in said
+    return line
+
+
+def test_a_misspelt_key_stops_before_anything_runs(own: Checkout) -> None:
+    change(own, "candidates", knn={"detector": "table/knn", "neighbors": 5})
+    said = own.train(LINE, expect=1)
+    assert "candidates.knn.neighbors is not a known key" in sentence(said)
+    assert not (own.path / LINE / "data/dataset").exists()
+
+
+def test_a_source_that_does_not_exist_is_named(own: Checkout) -> None:
+    change(own, "dataset", source="data/raw/nothing.csv")
+    said = own.train(LINE, expect=1)
+    assert "nothing.csv" in sentence(said)
+    assert "ingest" in said
+    assert not (own.path / LINE / "data/dataset").exists()
+
+
+def test_fewer_normals_than_the_promise_needs(own: Checkout) -> None:
+    change(own, "calibrate", alpha=0.001, confidence=0.99)
+    said = own.repro(LINE, "calibrate@knn", expect=255)
+    assert "error: " in said
+    assert "4603" in said  # the smallest n with 0.999 ** n <= 0.01
+    assert not (own.path / LINE / "models/knn.calibration.json").exists()
+
+
+def test_a_server_that_is_down_fails_clearly_and_the_rerun_publishes(checkout: Checkout, wdbc: str) -> None:
+    said = checkout.repro(
+        LINE, "--force", "--single-item", "publish", expect=255, MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9"
+    )
+    assert "127.0.0.1:9" in sentence(said)
+    assert "secret" not in said
+    checkout.repro(LINE)
+    assert (checkout.path / LINE / "reports/published.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["ingest", "train@smote"])
+def test_ctrl_c_in_the_middle_of_a_stage_then_identical_hashes(
+    stage: str, own: Checkout, checkout: Checkout, wdbc: str
+) -> None:
+    process = own.start("dvc", "repro", stage, line=LINE)
+    log = []
+    assert process.stdout is not None
+    for row in process.stdout:
+        log.append(row)
+        if f"Running stage '{stage}'" in row:
+            time.sleep(1.0)  # the stage's interpreter has started, and imports or works
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0, log
+    own.repro(LINE, "evaluate")
+    for candidate in ("forest", "knn", "smote"):
+        own.repro(LINE, f"evaluate@{candidate}")
+    ours, theirs = (yaml.safe_load(c.lock(LINE))["stages"] for c in (own, checkout))
+    assert {name: ours[name]["outs"] for name in ours} == {name: theirs[name]["outs"] for name in ours}
+    assert not list((own.path / LINE).rglob("*.partial-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
+def test_a_full_disk_in_the_middle_of_a_stage(own: Checkout) -> None:
+    data = own.path / LINE / "data"
+    for kept in sorted(data.rglob("*"), reverse=True):
+        kept.unlink() if kept.is_file() else kept.rmdir()
+    if own.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(data), expect=None):
+        pytest.skip("this machine's root may not mount a small file system")
+    try:
+        (data / "raw").mkdir()
+        said = own.repro(LINE, "ingest", expect=255)
+        assert "No space left on device" in sentence(said)
+        assert not (data / "dataset").exists()
+        assert not list(data.glob(".*"))
+    finally:
+        own.run("umount", str(data))
+    own.repro(LINE, "ingest", expect=None)

@@ -1,0 +1,101 @@
+"""The house rules of DESIGN section 2: dependencies point one way, each tool has one home, imports stay cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import augmenters, detectors, modalities
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(p for folder in ("pipeline", "flows") for p in (ROOT / folder).rglob("*.py"))
+LAYERS = {  # what a folder or file may import of the project, besides the foundation
+    "flows": {"flows", "pipeline"},
+    "pipeline/parts": {"pipeline.parts"},
+    "pipeline/detectors": {"pipeline.parts"},
+    "pipeline/augmenters": {"pipeline.parts"},
+    "pipeline/modalities": {"pipeline.parts"},
+}
+FOUNDATION = {"pipeline", "pipeline.protocols", "pipeline.errors", "pipeline.samples", "pipeline.files"}
+HOMES = {"mlflow": ("pipeline/tracking.py", "pipeline/mlflow_model.py"), "great_expectations": ("pipeline/checks.py",)}
+
+
+def modules(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "pipeline":
+                found |= {f"pipeline.{alias.name}" for alias in node.names}
+    return found
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_each_tool_has_one_home(path: Path) -> None:
+    tops = {module.split(".")[0] for module in modules(path)}
+    for tool, homes in HOMES.items():
+        assert tool not in tops or name(path) in homes
+    assert "prefect" not in tops or name(path).startswith("flows/")
+    assert not tops & {"pickle", "cloudpickle", "joblib", "dill"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_dependencies_point_one_way(path: Path) -> None:
+    project = {module for module in modules(path) if module.split(".")[0] in ("pipeline", "flows")}
+    if name(path).startswith("pipeline/"):
+        assert not any(module.startswith("flows") for module in project)
+    for layer, allowed in LAYERS.items():
+        if name(path).startswith(layer + "/"):
+            above = {m for m in project - FOUNDATION if not any(m == a or m.startswith(a + ".") for a in allowed)}
+            assert above == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_are_short(path: Path) -> None:
+    limit = 80 if name(path).startswith("pipeline/stages/") else 300
+    limit = 150 if name(path) == "pipeline/protocols.py" else limit
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_file_outside_the_tables_names_a_detector_or_tests_a_kind(path: Path) -> None:
+    if name(path) in {f"pipeline/{t}/__init__.py" for t in ("detectors", "modalities", "augmenters")}:
+        return
+    kinds = set(modalities.TABLE)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert node.value not in detectors.TABLE
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                assert not (isinstance(side, ast.Constant) and side.value in kinds)
+
+
+@pytest.mark.parametrize("table", [modalities, detectors, augmenters], ids=lambda t: t.__name__)
+def test_tables_and_files_are_the_same(table: object) -> None:
+    folder = Path(table.__file__).parent
+    files = {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.py") if p.stem != "__init__"}
+    assert set(table.TABLE) == files
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("pipeline", "torch sklearn pandas mlflow prefect great_expectations"),
+        ("pipeline.params", "torch sklearn mlflow prefect great_expectations"),
+        ("pipeline.modalities.table", "torch mlflow prefect great_expectations"),
+        ("pipeline.detectors.table.isolation_forest", "torch mlflow prefect"),
+        ("pipeline.stages.ingest", "torch sklearn mlflow prefect great_expectations"),
+    ],
+)
+def test_importing_loads_no_more_than_it_must(module: str, banned: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set('{banned}'.split()) & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.strip() == ""
