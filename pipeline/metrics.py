@@ -50,9 +50,7 @@ def roc_curve(label: np.ndarray, scores: np.ndarray) -> Curve | None:
     if not len(caught) or caught[-1] == 0 or false[-1] == 0:
         return None
     start = np.float32([np.inf])
-    return Curve(
-        np.append(0, false) / false[-1], np.append(0, caught) / caught[-1], np.concatenate([start, threshold])
-    )
+    return Curve(np.append(0, false) / false[-1], np.append(0, caught) / caught[-1], np.concatenate([start, threshold]))
 
 
 def pr_curve(label: np.ndarray, scores: np.ndarray) -> Curve | None:

@@ -53,11 +53,14 @@ class Split:
     """Shares of the normals for calibration and test; the rest is for training.
 
     A split column of the data is respected: then calibration normals come out of its training part.
+    `groups: whole` lets no group cross parts; with `normals` a group's anomalies may be tested on where its
+    normals were trained on, for data in which nearly every item has a defect somewhere.
     `order: time` gives the oldest samples to training and the newest to the test."""
 
     calibrate: Annotated[float, Gt(0), Lt(1)] = 0.2
     test: Share = 0.2
     anomalies: Anomalies = field(default_factory=Anomalies)
+    groups: Literal["whole", "normals"] = "whole"
     order: Literal["random", "time"] = "random"
     seed: int = 0
 
@@ -196,6 +199,11 @@ class Params:
             raise ParamsError(
                 f"split.calibrate + split.test must leave samples to train on, got {split.calibrate} + {split.test}"
                 " (params.yaml)"
+            )
+        if split.anomalies.train + split.anomalies.calibrate > 1:
+            raise ParamsError(
+                "split.anomalies.train + split.anomalies.calibrate must be at most 1, got "
+                f"{split.anomalies.train} + {split.anomalies.calibrate} (params.yaml)"
             )
         return split
 

@@ -81,7 +81,9 @@ class Calibration:
         """The promise in one sentence for people."""
         sure = "on average" if self.confidence is None else f"with {_percent(self.confidence)} confidence"
         band = self.thresholds["review"]
-        between = "" if band is None else f"; scores above {band:.6g} are for review ({_percent(self.review)} of normals)"
+        between = (
+            "" if band is None else f"; scores above {band:.6g} are for review ({_percent(self.review)} of normals)"
+        )
         flat = " (all calibration scores are equal)" if self.scores[0] == self.scores[-1] else ""
         return (
             f"alarm above {self.thresholds['alarm']:.6g}: {sure} at most {_percent(self.alpha)} of normals raise one"

@@ -7,24 +7,18 @@ one store, shared by all lines.
 import math
 import os
 import re
-import socket
-import tempfile
-import urllib.error
-import urllib.request
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
-from itertools import batched, chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from filelock import FileLock
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline import address
+from pipeline.address import shown
 from pipeline.errors import RegistryError
 
 for _name, _value in {  # a factory network is closed, and a server that is down is not worth minutes of waiting
@@ -40,12 +34,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mlflow
     import mlflow.pyfunc
+    from mlflow.entities import Metric, Param
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 5.0  # seconds that a server has to answer the first question
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # What MLflow accepts
 KEY, PARAM, TAG = 250, 6000, 5000  # characters
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
@@ -76,27 +68,6 @@ class Record:
     requirements: list[str] = field(default_factory=list)
 
 
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the checkout's own store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
-
-
-def shown(uri: str) -> str:
-    """An address without its password."""
-    return re.sub(r"(//[^:/@\s]*):.*@", r"\1:***@", uri)
-
-
-def artifact_root(uri: str) -> str | None:
-    """Where artifacts of the store `uri` go; None where its server decides."""
-    if uri.startswith("http"):
-        return None
-    given = os.environ.get("MLFLOW_ARTIFACT_ROOT")
-    if given:
-        return given
-    beside = Path(make_url(uri).database or ".").resolve().parent if uri.startswith("sqlite") else ROOT
-    return (beside / "mlartifacts").as_uri()
-
-
 @contextmanager
 def _asking(uri: str, what: str = "") -> Iterator[None]:
     """Turn what MLflow, its database or the network says into one RegistryError; keep MLflow's own warnings in."""
@@ -109,40 +80,11 @@ def _asking(uri: str, what: str = "") -> Iterator[None]:
             raise RegistryError(f"MLflow at {shown(uri)} failed{what and f' to {what}'}: {said}") from error
 
 
-def _must_answer(uri: str) -> None:
-    """Ask the server behind `uri` for a sign of life, so that one that is down costs seconds and not minutes."""
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    try:
-        if scheme in {"http", "https"}:
-            bare = re.sub(r"//[^/]*@", "//", uri)
-            urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=PATIENCE).close()
-        elif scheme in PORTS:
-            url = make_url(uri)
-            socket.create_connection((url.host or "localhost", url.port or PORTS[scheme]), timeout=PATIENCE).close()
-    except urllib.error.HTTPError as error:  # it answers; whether it lets us in is for MLflow to say
-        error.close()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "reason", None) or error
-        raise RegistryError(
-            f"the MLflow server at {shown(uri)} does not answer ({said}); start it (make ui starts one), "
-            "or set MLFLOW_TRACKING_URI to one that runs"
-        ) from error
-
-
-def _lock(uri: str) -> FileLock:
-    """One lock per store on this machine: simultaneous first starts would race on the schema."""
-    if uri.startswith("sqlite"):
-        path = Path(make_url(uri).database or "mlflow.db").resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path.with_name(path.name + ".lock"))
-    return FileLock(Path(tempfile.gettempdir()) / f"assay-mlflow-{sha256(uri.encode()).hexdigest()[:16]}.lock")
-
-
 def connect() -> "Registry":
     """The registry, its store created if it is new. Raises RegistryError when it cannot be reached within seconds."""
-    uri = tracking_uri()
-    _must_answer(uri)
-    with _lock(uri), _asking(uri, "open its store"):
+    uri = address.tracking_uri()
+    address.must_answer(uri)
+    with address.lock(uri), _asking(uri, "open its store"):
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(uri, uri)
@@ -165,7 +107,7 @@ class Registry:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other processes of this machine from publishing or promoting meanwhile."""
-        with _lock(self.uri):
+        with address.lock(self.uri):
             yield
 
     def find(self, name: str, content_hash: str) -> list[Version]:
@@ -281,23 +223,21 @@ class Registry:
         return _version(made)
 
     def _log(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Metric, Param
-
+        now = int(time.time() * 1000)
         params = [Param(_key(k), str(v)[:PARAM]) for k, v in record.params.items()]
-        now = mlflow.utils.time.get_current_time_millis()
-        series = chain([(0, record.metrics)], ((i, {f"history/{k}": v for k, v in row.items()}) for i, row in enumerate(record.steps)))
+        steps = [(0, record.metrics), *enumerate(record.steps)]
         metrics = [
-            Metric(_key(k), float(v), now, step) for step, row in series for k, v in row.items() if math.isfinite(v)
+            Metric(_key(k), v, now, step) for step, values in steps for k, v in values.items() if math.isfinite(v)
         ]
-        for some in batched(params, PARAMS_AT_ONCE):
-            self.client.log_batch(run_id, params=some)
-        for some in batched(metrics, METRICS_AT_ONCE):
-            self.client.log_batch(run_id, metrics=some)
+        for start in range(0, len(params), PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
 
     def _experiment(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
-            root = artifact_root(self.uri)
+            root = address.artifact_root(self.uri)
             return self.client.create_experiment(name, root and f"{root}/{_key(name)}")
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)

@@ -55,7 +55,8 @@ def _decoded(stream: IO[bytes], max_pixels: int) -> Image.Image:
     if frames > 1 and image.format != "MPO":  # MPO is a phone's JPEG with a preview behind it
         raise NotAnImage(f"{frames} frames in one file, allowed is 1")
     image.load()
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _reason(error: Exception) -> str:
