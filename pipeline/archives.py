@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -22,11 +23,11 @@ from pipeline.errors import DataError
 CHUNK = 1 << 20  # bytes
 OPENERS: dict[str, Callable[[Path], Any]] = {
     ".zip": zipfile.ZipFile,
-    ".tar": lambda path: path.open("rb"),
-    ".tar.gz": lambda path: gzip.open(path, "rb"),
-    ".tgz": lambda path: gzip.open(path, "rb"),
-    ".tar.bz2": lambda path: bz2.open(path, "rb"),
-    ".tar.xz": lambda path: lzma.open(path, "rb"),
+    ".tar": FileIO,
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
 }
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, ValueError)
 
@@ -56,7 +57,9 @@ class _Meter:
         if self.bytes > self.limits.size:
             self.refuse(f"holds more than the {self.limits.size:,} bytes that are allowed")
         if self.bytes > max(self.limits.grace, self.limits.ratio * self.packed):
-            self.refuse(f"grows more than the {self.limits.ratio:g} times that are allowed (from {self.packed:,} bytes)")
+            self.refuse(
+                f"grows more than the {self.limits.ratio:g} times that are allowed (from {self.packed:,} bytes)"
+            )
 
     def member(self) -> None:
         self.members += 1

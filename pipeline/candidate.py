@@ -73,7 +73,7 @@ class Candidate:
         return [{f"history/{k}": float(v) for k, v in row.items() if k != "step"} for row in rows]
 
 
-def tested_on(line: Path) -> str:
+def hash_of_test(line: Path) -> str:
     """What the test part holds, as a hash: metrics with the same one can be compared."""
     rows = part(line / DATASET, line / SPLIT, "test").drop(columns="folder").sort_values("id")
     return digest(rows.to_csv(index=False, lineterminator="\n").encode()).hexdigest()

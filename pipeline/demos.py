@@ -41,8 +41,7 @@ def textures(out: Path, batch: bool) -> Path:
             if drawn_on:  # drawn for the batch and the dataset alike, so that both come from one stream
                 kind = tuple(DEFECTS)[turn % len(DEFECTS)]
                 turn += 1
-                other = photographs[TEXTURES[(TEXTURES.index(texture) + 1 + turn % 2) % 3]]
-                defective, mask = DEFECTS[kind](tile, other, rng)
+                defective, mask = DEFECTS[kind](tile, rng)
             in_batch = rank < good + bad
             if in_batch != batch:
                 continue
@@ -97,40 +96,40 @@ def _save(out: Path, name: str, pixels: np.ndarray) -> str:
     return name
 
 
-def _scratch(tile: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A thin, slightly bent line, lighter or darker than what it crosses."""
-    length, heading = rng.uniform(24, 46), rng.uniform(0, 2 * np.pi)
+def _scratch(tile: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A slightly bent line, lighter or darker than what it crosses."""
+    length, heading = rng.uniform(34, 56), rng.uniform(0, 2 * np.pi)
     headings = heading + np.cumsum(rng.normal(0, 0.06, 48))
     steps = np.stack([np.cos(headings), np.sin(headings)], axis=1) * length / 48
     line = np.cumsum(steps, axis=0)
     line += rng.uniform(SIDE * 0.35, SIDE * 0.65, 2) - line.mean(axis=0)
     distance = np.sqrt(((_grid()[:, :, None] - line) ** 2).sum(-1)).min(-1)
-    cover = np.clip(rng.uniform(0.9, 1.5) + 0.5 - distance, 0, 1)
-    return _towards(tile, rng.choice([20.0, 240.0]), cover * rng.uniform(0.55, 0.85)), cover > 0.25
+    cover = np.clip(rng.uniform(1.5, 2.5) + 0.5 - distance, 0, 1)
+    return _towards(tile, rng.choice([5.0, 250.0]), cover * rng.uniform(0.85, 1)), cover > 0.25
 
 
-def _hole(tile: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark pit with a ragged rim."""
-    cover = _blob(rng, rng.uniform(3.5, 7.5), ragged=0.25, softness=1.2)
-    return _towards(tile, rng.uniform(5, 35), cover * rng.uniform(0.7, 0.95)), cover > 0.25
+def _hole(tile: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A black pit with a ragged rim."""
+    cover = _blob(rng, rng.uniform(8, 12), ragged=0.25, softness=1.2)
+    return _towards(tile, rng.uniform(0, 15), cover * rng.uniform(0.9, 1)), cover > 0.25
 
 
-def _stain(tile: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A bright stain with a soft edge, through which the texture still shows."""
-    cover = _blob(rng, rng.uniform(7, 12), ragged=0.15, softness=4.0)
-    return _towards(tile, rng.uniform(215, 250), cover * rng.uniform(0.35, 0.6)), cover > 0.4
+def _stain(tile: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A bright stain with a soft edge, through which the texture hardly shows."""
+    cover = _blob(rng, rng.uniform(10, 15), ragged=0.15, softness=4.0)
+    return _towards(tile, rng.uniform(235, 255), cover * rng.uniform(0.75, 0.9)), cover > 0.4
 
 
-def _misplaced(tile: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An island of another photograph's texture, at this tile's mean brightness."""
-    row, column = rng.integers(0, 512 - SIDE, 2)
-    island = other[row : row + SIDE, column : column + SIDE].astype(np.float64)
-    island += tile.mean() - island.mean()
-    cover = _blob(rng, rng.uniform(8, 13), ragged=0.2, softness=1.5)
-    return _towards(tile, island, cover), cover > 0.5
+def _mesh(tile: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A scrap of woven mesh, a fine regular pattern that none of the photographs has."""
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 6)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    waves = np.sin(_grid() @ turn * (2 * np.pi / period))
+    cover = _blob(rng, rng.uniform(10, 15), ragged=0.2, softness=1.5)
+    return _towards(tile, 128 + 100 * waves[..., 0] * waves[..., 1], cover), cover > 0.5
 
 
-DEFECTS = {"scratch": _scratch, "hole": _hole, "stain": _stain, "misplaced": _misplaced}
+DEFECTS = {"scratch": _scratch, "hole": _hole, "stain": _stain, "mesh": _mesh}
 
 
 def _grid() -> np.ndarray:

@@ -24,10 +24,14 @@ def sha256(path: Path, without: str = "") -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard link `source` as `target`, or copy it where the file system cannot link."""
+    """Hard link `source` as the new file `target`, or copy it where the file system cannot link.
+
+    Raises FileExistsError rather than write into a file that may be someone's raw data."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
 

@@ -1,10 +1,7 @@
 """The five contracts: Samples, Scores, Detector, Modality, Augmenter.
 
-Everything in this repository hangs on this file. A class fulfils a contract by having its
-methods (`typing.Protocol`); there is no base class to inherit from.
-
-Two things hold everywhere: higher scores are more anomalous, and labels are 0 (normal),
-1 (anomalous) or -1 (unknown).
+Everything hangs on this file. A class fulfils a contract by having its methods; there is nothing to inherit from.
+Two things hold everywhere: higher scores are more anomalous; labels are 0 (normal), 1 (anomalous) or -1 (unknown).
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,11 +20,8 @@ MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples, decoded: what a detector sees.
-
-    `x` depends on the kind of data: images uint8 `(n, 3, h, w)`; tables a DataFrame of n rows.
-    `mask` marks the anomalous part of each sample: images bool `(n, h, w)`; None where the kind has none.
-    """
+    """Some samples, decoded. `x` depends on the kind of data: images uint8 `(n, 3, h, w)`, tables a DataFrame of n
+    rows. `mask` marks the anomalous part of each sample, images bool `(n, h, w)`; None where the kind has none."""
 
     ids: list[str]
     x: Any
@@ -40,10 +34,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw anomaly scores, higher = more anomalous; never normalised, never thresholded.
-
-    `sample` is float32 `(n,)`. `local` is float32 per pixel `(n, h, w)` or per time step `(n, t)`, or None.
-    """
+    """Raw anomaly scores, never normalised, never thresholded.
+    `sample` is float32 `(n,)`; `local` float32 per pixel `(n, h, w)` or per time step `(n, t)`, or None."""
 
     sample: np.ndarray
     local: np.ndarray | None = None
@@ -51,11 +43,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class State:
-    """Fitted state in a form that can be stored without pickle.
-
-    `arrays` go to safetensors, `meta` (plain JSON values) to detector.json, `estimators`
-    (scikit-learn objects) to skops.
-    """
+    """Fitted state that can be stored without pickle: `arrays` in safetensors, `meta` (plain JSON values) in
+    detector.json, `estimators` (scikit-learn objects) in skops."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -81,24 +70,20 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`.
-
-    `history_` holds one dict of numbers per epoch or step (empty for detectors without any);
-    it goes to history.csv.
-    """
+    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`; `history_` holds one dict of
+    numbers per epoch or step, if there are any, and goes to history.csv."""
 
     learns_from: ClassVar[Literal["normals", "labels"]]
     paper: ClassVar[str]
     history_: list[dict[str, float]]
 
     def fit(self, train: Samples) -> Self:
-        """Learn from `train`, forgetting any earlier fit. Takes normals and anomalies as they come:
-        a detector that learns from normals selects them by `train.label` itself.
+        """Learn from `train`, forgetting any earlier fit; who learns from normals selects them by `train.label`.
         Raises DataError when `train` cannot be learned from."""
 
     def score(self, batch: Batch) -> Scores:
-        """Score one batch; changes nothing. Raises NotFittedError before `fit`, DataError for
-        input of another shape, other columns, NaN or infinity."""
+        """Score one batch; changes nothing.
+        Raises NotFittedError before `fit`, DataError for input of another shape, other columns, infinity."""
 
     def state(self) -> State:
         """All that `score` needs besides the hyperparameters."""
@@ -109,11 +94,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a modality found in a source: the manifest of good samples, and the rejected ones.
-
-    `rejected` has the columns `id, path, reason`; the files themselves, where there are any, stand in
-    the quarantine folder.
-    """
+    """What a modality found in a source: the manifest of good samples, and the rejected ones (id, path, reason)."""
 
     manifest: pd.DataFrame
     rejected: pd.DataFrame
@@ -121,11 +102,8 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation on the dataset, in Great Expectations' words (`checks.py` runs it).
-
-    `expectation` is a GX class name, `options` its arguments; failing a `critical` one stops the line.
-    `says` is the sentence shown when it fails.
-    """
+    """A Great Expectations class name and its arguments (`checks.py` runs it); failing a `critical` one stops the line,
+    and `says` is the sentence shown then."""
 
     expectation: str
     options: dict[str, Any]
@@ -134,15 +112,12 @@ class Check:
 
 
 class Modality(Protocol):
-    """One kind of data: how its samples are listed, read, checked, measured and drawn.
-
-    A dataclass whose fields are the options of the `dataset` section of params.yaml.
-    """
+    """One kind of data: how its samples are listed, read, checked, measured and drawn. A dataclass whose fields are
+    the options of the `dataset` section of params.yaml."""
 
     def ingest(self, source: Path, out: Path, quarantine: Path) -> Ingested:
-        """Read every sample of `source` (a local folder or file) once; write the good ones under `out`
-        together with `manifest.parquet`, the others under `quarantine` with a reason each.
-        Raises DataError when the source as a whole cannot be understood."""
+        """Read every sample of `source` (a local folder or file) once; write the good ones and `manifest.parquet` under
+        `out`, the others under `quarantine` with a reason each. Raises DataError for a source it cannot understand."""
 
     def samples(self, rows: pd.DataFrame) -> Samples:
         """A view of manifest rows as `pipeline.samples.read_manifest` gives them."""

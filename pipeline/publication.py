@@ -8,21 +8,21 @@ import re
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
-from pipeline import mlflow_model, tracking
-from pipeline.candidate import Candidate, flat, git_state, line_name, tested_on
+from pipeline import tracking
+from pipeline.candidate import Candidate, flat, git_state, line_name, hash_of_test
 from pipeline.errors import ParamsError, RegistryError
-from pipeline.files import link
+from pipeline.files import link, scratch_folder
 from pipeline.golden import Golden, max_difference
 from pipeline.model import CALIBRATION
 from pipeline.params import Params
 from pipeline.stages import VALIDATION
 from pipeline.tracking import Record, Registry, Version
 
+PUBLISHING = Path(".assay/publish")
 SMALL = 20 * 2**20  # bytes of validation pages, or of a git diff, that go along with a run
 CHECKED, UNUSABLE = "golden_max_difference", "unusable"
 # what a model can need where it is served, besides assay itself: import name, package
@@ -44,11 +44,11 @@ PACKAGES = {
 }
 
 
-def publish(params: Params, line: Path) -> dict[str, Any]:
-    """Register every candidate of `params` with what the stages left in the folder `line`; return the receipt.
+def publish(params: Params, line: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Register every candidate of `params` with what the stages left in the folder `line`.
 
-    The receipt: `{"name": ..., "candidates": {NAME: {"version", "run_id", "content_hash", "status"}}}`, where
-    `status` is `registered` or `already there`. Raises RegistryError when MLflow cannot be reached, or gives back
+    Returns the receipt, `{"name": ..., "candidates": {NAME: {"version", "run_id", "content_hash"}}}`, which is the
+    same however often it is asked for, and for every candidate `registered` or `already there`. Raises RegistryError when MLflow cannot be reached, or gives back
     a model that scores the golden batch differently (that version is tagged `unusable`)."""
     name = params.promote.name
     if re.search(r"[/:'\"`\\]", name):
@@ -58,17 +58,17 @@ def publish(params: Params, line: Path) -> dict[str, Any]:
         candidate.must_be_complete()
     registry = tracking.connect()
     receipt: dict[str, Any] = {"name": name, "candidates": {}}
-    with TemporaryDirectory(prefix="assay-publish-") as work, registry.exclusive():
-        golden = Golden(params, line, Path(work) / "golden")
+    status: dict[str, str] = {}
+    with registry.exclusive(), scratch_folder(line / PUBLISHING) as work:
+        golden = Golden(params, line, work / "golden")
         for candidate in candidates:
-            version, status = _publish(registry, candidate, golden, Path(work) / candidate.name)
+            version, status[candidate.name] = _publish(registry, candidate, golden, work / candidate.name)
             receipt["candidates"][candidate.name] = {
                 "version": version.number,
                 "run_id": version.run_id,
                 "content_hash": candidate.content_hash,
-                "status": status,
             }
-    return receipt
+    return receipt, status
 
 
 def missing_versions(receipt: dict[str, Any], registry: Registry | None = None) -> list[str]:
@@ -113,6 +113,8 @@ def _check(registry: Registry, version: Version, candidate: Candidate, golden: G
 
 
 def _register(registry: Registry, candidate: Candidate, golden: Golden, expected: pd.DataFrame, work: Path) -> Version:
+    from pipeline import mlflow_model  # after `tracking`, which keeps MLflow quiet
+
     name = candidate.params.promote.name
     registry.drop_runs(name, candidate.content_hash)  # of an earlier attempt that was killed
     model, artifacts = work / "model", work / "artifacts"
@@ -136,7 +138,7 @@ def _register(registry: Registry, candidate: Candidate, golden: Golden, expected
         "detector": candidate.loaded.stored.key,
         "line": line_name(candidate.line),
         "data_hash": candidate.loaded.stored.data,
-        "test_hash": tested_on(candidate.line),
+        "test_hash": hash_of_test(candidate.line),
         "git_commit": commit,
         "git_dirty": str(bool(diff)).lower(),
     }

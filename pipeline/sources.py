@@ -1,6 +1,8 @@
 """Turn `dataset.source` into a local folder or file: a demo, a path, an archive, a SQL query or an fsspec URL."""
 
+import errno
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def _download(source: str, out: Path) -> Path:
         known = "" if protocol.split("::")[0] in fsspec.available_protocols() else "is not a protocol that fsspec knows"
         raise DataError(f"source {shown} {known or 'cannot be read'}: {_clean(error, source)}") from None
     except Exception as error:
-        if isinstance(error, OSError) and error.errno and not error.filename2 and str(out) in str(error.filename):
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}:
             raise  # our own disk, not the source's
         raise DataError(f"source {shown} cannot be read: {_clean(error, source)}") from None
 
@@ -101,8 +103,10 @@ def _query(query: str, target: Path) -> Path:
     """The rows of a SELECT as one Parquet file, streamed: memory does not grow with the result."""
     url = os.environ.get(SQL_URL, "")
     if not url:
-        raise DataError(f"a source sql:SELECT ... needs the SQLAlchemy URL of the database in {SQL_URL}, which is empty")
-    if query.split(maxsplit=1)[:1] not in (["SELECT"], ["select"], ["WITH"], ["with"], ["Select"], ["With"]):
+        raise DataError(
+            f"a source sql:SELECT ... needs the SQLAlchemy URL of the database in {SQL_URL}, which is empty"
+        )
+    if not re.match(r"(select|with)\b", query, re.IGNORECASE):
         raise DataError(f"a source sql:... must be a SELECT (or WITH ... SELECT), got {query[:80]!r}")
     from sqlalchemy import create_engine
     from sqlalchemy.engine import make_url
@@ -149,7 +153,9 @@ def _write_rows(columns: list[str], partitions: Any, target: Path) -> None:
     parts: list[Path] = []
     schemas: list[pa.Schema] = []
     for rows in partitions:
-        table = pa.table({name: _column(name, values) for name, values in zip(columns, zip(*rows, strict=True), strict=True)})
+        table = pa.table(
+            {name: _column(name, values) for name, values in zip(columns, zip(*rows, strict=True), strict=True)}
+        )
         parts.append(target.with_name(f"{target.stem}-{len(parts):06d}.part"))
         schemas.append(table.schema)
         pq.write_table(table, parts[-1])
@@ -172,28 +178,35 @@ def _column(name: str, values: tuple[Any, ...]) -> Any:
         column = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         kinds = sorted({type(value).__name__ for value in values if value is not None})
-        raise DataError(f"column {name!r} of the SQL query must hold one type of value, got {', '.join(kinds)}") from None
+        raise DataError(
+            f"column {name!r} of the SQL query must hold one type of value, got {', '.join(kinds)}"
+        ) from None
     return column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
 def _shown(url: str) -> str:
     """A URL without user, password, query and fragment."""
     protocol, _, rest = url.partition("://")
-    rest = rest.split("?")[0].split("#")[0]
-    place, slash, path = rest.partition("/")
-    return f"{protocol}://{place.rpartition('@')[2]}{slash}{path}"
+    return f"{protocol}://{rest.split('?')[0].split('#')[0].rpartition('@')[2]}"
+
+
+def _secrets(url: str) -> set[str]:
+    """What must not be shown of a URL (or of several chained with `::`): passwords, tokens, values of the query."""
+    found: set[str] = set()
+    for part in url.split("::"):
+        rest = part.partition("://")[2]
+        # up to the last @ as well as up to the first slash: a password may hold either, unquoted
+        for user in (rest.rpartition("@")[0], rest.split("/")[0].rpartition("@")[0]):
+            name, _, password = user.partition(":")
+            found.add(password or name)
+        found |= {value for _, value in parse_qsl(urlsplit(part).query)}
+    return found - {""}
 
 
 def _clean(error: BaseException, url: str) -> str:
     """The first line of an error's message, without the secrets that `url` holds."""
-    text = " ".join((str(error) or type(error).__name__).splitlines()[0].split())
-    text = text.replace(url, _shown(url))
-    rest = url.partition("://")[2]
-    user, _, password = rest.split("/")[0].rpartition("@")[0].partition(":")
-    secrets = {password or user, *(value for _, value in parse_qsl(urlsplit(url).query))}
-    # a password may hold an unquoted slash, so look further than the first one, too
-    secrets.add(rest.rpartition("@")[0].partition(":")[2])
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+    text = " ".join((str(error).splitlines() or [type(error).__name__])[0].split()).replace(url, _shown(url))
+    for secret in sorted(_secrets(url), key=len, reverse=True):
         for form in {secret, unquote(secret), quote(secret, safe="")}:
             text = text.replace(form, "***")
     return text

@@ -194,8 +194,8 @@ def _refuse_empty(rows: pd.DataFrame, part: np.ndarray, split: Split) -> None:
         if not ((part == name) & (label == NORMAL)).any():
             tested = np.sum((part == "test") & (label == NORMAL))
             raise DataError(
-                f"split leaves no normal samples to {name}: {came}, {tested} normals go to the test; give more normals, "
-                "or set split.groups to normals where groups mix normals and anomalies "
+                f"split leaves no normal samples to {name}: {came}, {tested} normals go to the test; give more "
+                "normals, or set split.groups to normals where groups mix normals and anomalies "
                 f"(split.calibrate {split.calibrate}, split.test {split.test}, params.yaml)"
             )
     if not ((part == "test") & (label != UNKNOWN)).any():

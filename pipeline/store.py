@@ -104,6 +104,11 @@ def load(folder: Path) -> Stored:
 
     Raises ModelError when a file is missing, damaged, of another version, or holds what is not allowed."""
     card = _card(folder)
+    for name, table in ((card.detector, detectors.TABLE), (card.kind, modalities.TABLE)):
+        if name not in table:
+            raise ModelError(
+                f"{folder / CARD} names {name!r}, which this version of assay does not have: {', '.join(table)}"
+            )
     try:
         detector = params.build(find(detectors, card.detector, "detector"), card.parameters, "parameters", CARD)
         modality = params.build(find(modalities, card.kind, "kind"), card.options, "options", CARD)

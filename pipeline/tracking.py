@@ -55,7 +55,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Record:
-    """What one run holds: flat params and metrics, metrics per step, tags, a folder of artifacts, the model's folder."""
+    """What one run holds: flat params, metrics (also per step), tags, a folder of artifacts, the model's folder."""
 
     title: str
     params: dict[str, Any]
@@ -259,6 +259,6 @@ def _or_none(call: Any, *codes: str) -> Any:
         return call()
     except MlflowException as error:
         missing = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", *codes)
-        if error.error_code in missing or "alias" in str(error) and "not found" in str(error):
+        if error.error_code in missing or ("alias" in str(error) and "not found" in str(error)):
             return None
         raise

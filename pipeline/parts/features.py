@@ -122,10 +122,9 @@ def local_mean(maps: Tensor, width: int = 3) -> Tensor:
 
 def _filterbank(backbone: Backbone) -> Features:
     for name, default in (("weights", "none"), ("mean", None), ("std", None), ("extra", {})):
-        if getattr(backbone, name) != default:
-            raise ParamsError(
-                f"backbone.{name} has no meaning for {FILTERBANK}, whose filters are fixed, got {getattr(backbone, name)!r}"
-            )
+        given = getattr(backbone, name)
+        if given != default:
+            raise ParamsError(f"backbone.{name} has no meaning for the fixed filters of {FILTERBANK}, got {given!r}")
     levels = tuple(backbone.levels or range(SCALES))
     if max(levels) >= SCALES:
         raise ParamsError(f"backbone.levels of {FILTERBANK} must be from 0 to {SCALES - 1}, got {list(levels)}")

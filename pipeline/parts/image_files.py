@@ -31,7 +31,13 @@ def opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     except (NotAnImage, MemoryError):
         raise
     except Exception as error:  # PIL raises nearly anything on damaged files
-        if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EINVAL}:
+        if isinstance(error, OSError) and error.errno not in {
+            None,
+            errno.ENOENT,
+            errno.EACCES,
+            errno.EISDIR,
+            errno.EINVAL,
+        }:
             raise
         raise NotAnImage(_reason(error)) from error
 

@@ -111,7 +111,9 @@ def _mvtec(source: Path) -> Listing:
         elif path.suffix.lower() in SUFFIXES:
             reason = f"lies outside of {'/CLASS, '.join(SPLITS)}/CLASS and ground_truth/CLASS"
             odd.append((_id(path, source), path, reason))
-    return _with_masks(source, [(one, _key(one.path, source / one.path.relative_to(source).parts[0])) for one in found], masks, odd)
+    return _with_masks(
+        source, [(one, _key(one.path, source / one.path.relative_to(source).parts[0])) for one in found], masks, odd
+    )
 
 
 def _good_bad(source: Path, folders: list[str]) -> Listing:
@@ -162,7 +164,9 @@ def _with_masks(
             used.add(mask)
             one = Found(one.id, one.path, one.label, one.defect, mask, split=one.split)
         listed.append(one)
-    left = [(_id(path, source), path, "a mask that belongs to no defective image") for _, path in masks if path not in used]
+    left = [
+        (_id(path, source), path, "a mask that belongs to no defective image") for _, path in masks if path not in used
+    ]
     return Listing(listed, [*odd, *left])
 
 
@@ -202,7 +206,9 @@ def _read(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are ValueErrors
         if isinstance(error, OSError) and error.errno:
             raise
-        raise DataError(f"{path.name} cannot be read as a {path.suffix[1:]} table: {' '.join(str(error).split())}") from error
+        raise DataError(
+            f"{path.name} cannot be read as a {path.suffix[1:]} table: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ def checked(batch: Batch, size: tuple[int, int] | None = None) -> np.ndarray:
         raise DataError(f"images must be uint8 from 0 to 255, got {x.dtype} ({first})")
     if size is not None and x.shape[2:] != size:
         raise DataError(
-            f"images must be {size[0]} high and {size[1]} wide, as in training, got {x.shape[2]} x {x.shape[3]} ({first})"
+            f"images must all be {size[0]} high and {size[1]} wide, as the first in training,"
+            f" got {x.shape[2]} x {x.shape[3]} ({first})"
         )
     return x

@@ -19,10 +19,7 @@ def nearest(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tens
     for some in queries.split(block):
         # |a|^2 is the same for the whole row and does not change the order
         order = torch.addmm(norms, some - centre, centred.T, alpha=-2)
-        if count == 1:
-            found = order.argmin(dim=1, keepdim=True)
-        else:
-            found = order.topk(count, dim=1, largest=False).indices
+        found = order.argmin(dim=1, keepdim=True) if count == 1 else order.topk(count, dim=1, largest=False).indices
         exact = torch.stack([(some - bank[found[:, k]]).norm(dim=1) for k in range(count)], dim=1)
         exact, rank = exact.sort(dim=1, stable=True)
         distances.append(exact)

@@ -41,8 +41,8 @@ def overlays(batch: Batch, scores: Scores, threshold: float, out: Path) -> list[
         if batch.mask is not None:
             mask = np.repeat(np.repeat(batch.mask[index], zoom, axis=0), zoom, axis=1)
             panels.append(np.where(_outline(mask)[..., None], np.uint8(OUTLINE), panels[0]))
-        score = float(scores.sample[index])
-        verdict = "alarm" if score > threshold else "accept"
+        score = np.float32(scores.sample[index])
+        verdict = "alarm" if score > np.float32(threshold) else "accept"
         title = f"{name}  score {score:.4g}, threshold {threshold:.4g}: {verdict}"
         paths.append(out / f"{safe_name(name)}.png")
         _canvas(panels, title, font).save(paths[-1], compress_level=1)
@@ -50,14 +50,14 @@ def overlays(batch: Batch, scores: Scores, threshold: float, out: Path) -> list[
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """The marked pixels of `mask` (bool `(h, w)`) within two of an unmarked one, so lines are two wide."""
-    inner = np.pad(mask, 2, mode="edge")
+    """The pixels around a bool mask `(h, w)`, two wide, outside of it: the defect itself stays in sight."""
     height, width = mask.shape
-    kept = np.ones_like(mask)
+    wider = np.pad(mask, 2)
+    near = np.zeros_like(mask)
     for down in range(5):
         for right in range(5):
-            kept &= inner[down : down + height, right : right + width]
-    return mask & ~kept
+            near |= wider[down : down + height, right : right + width]
+    return near & ~mask
 
 
 def _canvas(panels: list[np.ndarray], title: str, font: ImageFont.ImageFont) -> Image.Image:

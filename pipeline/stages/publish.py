@@ -8,10 +8,10 @@ from pipeline.stages import RECEIPT, run
 
 
 def main() -> None:
-    receipt = publication.publish(params.read(), Path.cwd())
+    receipt, status = publication.publish(params.read(), Path.cwd())
     write_json(RECEIPT, receipt)
     for candidate, entry in receipt["candidates"].items():
-        print(f"{candidate}: {receipt['name']} version {entry['version']} ({entry['status']})")
+        print(f"{candidate}: {receipt['name']} version {entry['version']} ({status[candidate]})")
 
 
 if __name__ == "__main__":

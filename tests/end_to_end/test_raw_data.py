@@ -44,11 +44,10 @@ def test_added_pushed_wiped_and_pulled_gives_the_same_line(line: Checkout, tmp_p
     tracked = line.run("git", "status", "--porcelain", "--untracked-files=all", line=LINE)
     assert "table.csv.dvc" in tracked
     assert "dataset" not in tracked
-    small = (here / "data/raw/table.csv.dvc").read_text()  # all that git keeps of the raw data
-    for gone in ("data", ".dvc/cache", "reports"):
+    for gone in ("data/dataset", "data/quarantine", "data/augmented", ".dvc/cache", "reports"):
         shutil.rmtree(here / gone)
-    (here / "data/raw").mkdir(parents=True)
-    (here / "data/raw/table.csv.dvc").write_text(small)
+    (here / "data/raw/table.csv").unlink()
+    (here / "data/split.parquet").unlink()
     line.run("dvc", "pull", line=LINE, expect=None)  # stages that never ran have nothing on the shelf
     said = line.repro(LINE, "augment")
     assert "Running stage" not in said

@@ -1,0 +1,1 @@
+"""Side-by-side runs and measurements; never timed tests."""

@@ -1,0 +1,5 @@
+"""Prefect lives here and nowhere else. Its settings are made before anything of it is imported."""
+
+from flows.settings import apply
+
+apply()

@@ -1,0 +1,165 @@
+"""The whole line: every DVC stage in DVC's order, promotion, one scored batch, the summary. `make run LINE=...`
+
+python -m flows.train --line examples/magnetic_tile
+"""
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from prefect import flow, runtime, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.futures import PrefectFuture
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import dag, server, summary
+from flows.settings import ROOT, shown
+from pipeline import params
+from pipeline.ending import LOG, one_sentence
+from pipeline.errors import AssayError, LineError, RegistryError
+
+PUBLISH, REGISTRY = "publish", "registry"
+LOCK = Path(".assay/run.lock")
+ONE_AT_A_TIME = "assay-training"  # Prefect's concurrency limit that `make serve` sets to 1
+THREADS = 512  # they only wait; `dag.Line.slots` says how many stages run at once
+
+
+@task(task_run_name=REGISTRY, cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
+def open_registry(folder: Path) -> list[str]:
+    """Create MLflow's store if it is new; the candidates of the last receipt whose version it does not hold.
+
+    Raises RegistryError when it cannot be reached."""
+    from pipeline import promotion, publication, tracking
+
+    tracking.initialise()
+    if not (folder / promotion.RECEIPT).exists():
+        return []
+    return publication.missing_versions(promotion.read_receipt(folder))
+
+
+@flow(
+    name="train",
+    flow_run_name="train {line}",
+    task_runner=ThreadPoolTaskRunner(max_workers=THREADS),
+    persist_result=False,
+)
+def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> str:
+    """Run the whole line in the folder `line` (seen from the checkout); the summary.
+
+    `jobs` stages run side by side, 0 means one per processor core. Raises ParamsError before anything runs,
+    LineError when a stage failed (what does not depend on it has run by then), and what promotion and scoring raise."""
+    folder = (ROOT / line).resolve()
+    given = params.read(folder / "params.yaml")
+    given.check()
+    with _slot(), alone(folder):
+        reproduce(dag.Line(folder, jobs))
+        from flows.promote import promote
+
+        promote(line)
+        scored = _score(line) if score_after else None
+    found = summary.read(folder, given, scored)
+    _show(found, folder)
+    return summary.text(found)
+
+
+def _score(line: str) -> dict[str, Any]:
+    from flows.score import score
+
+    return score(line)
+
+
+def _slot() -> AbstractContextManager[Any]:
+    """Served trainings take turns, whatever their line; a person's runs do not wait for them."""
+    return concurrency(ONE_AT_A_TIME) if runtime.deployment.id else nullcontext()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One run of a line at a time: a second one waits for the first."""
+    lock = FileLock(folder / LOCK)
+    lock_path = Path(lock.lock_file)
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another run of {shown(folder)} is at work; this one waits for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def reproduce(line: dag.Line) -> None:
+    """Run every stage after those that it needs, independent ones side by side. Raises LineError if any failed."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    if PUBLISH in line.needs:
+        futures[REGISTRY] = open_registry.submit(line.folder)
+    try:
+        for stage, needs in line.needs.items():
+            missing = futures[REGISTRY] if stage == PUBLISH else ()
+            futures[stage] = dag.run_stage.submit(line, stage, missing, wait_for=[futures[need] for need in needs])
+        for future in futures.values():
+            future.wait()
+    finally:
+        line.stop()  # after Ctrl-C; else nothing is left to end
+    _raise({name: future.state for name, future in futures.items()})
+
+
+def _raise(states: dict[str, State[Any]]) -> None:
+    """Turn what failed into one error; name what did not run for that reason."""
+    for name, state in states.items():
+        if state.is_pending():
+            print(f"{name:<28}not run", flush=True)
+    failed = [s.result(raise_on_failure=False) for s in states.values() if s.is_failed() or s.is_crashed()]
+    for error in failed:
+        if not isinstance(error, AssayError):
+            raise error  # a defect of ours keeps its traceback
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise LineError(f"{len(failed)} stages failed; " + "; ".join(str(error) for error in failed))
+
+
+def _show(found: summary.Summary, folder: Path) -> None:
+    """Put the table and the picture onto the run's Prefect page."""
+    key = re.sub(r"[^a-z0-9]+", "-", found.line.lower()).strip("-") or "line"
+    rows = [{heading or "alias": text for heading, text in row.items()} for row in summary.rows(found)]
+    create_table_artifact(rows, key=f"summary-{key}", description=found.says or None)
+    picture = summary.picture(found, folder)
+    if picture:
+        create_markdown_artifact(picture, key=f"histogram-{key}")
+
+
+def main(*words: str) -> None:
+    parser = argparse.ArgumentParser(prog="make run", description="Run the whole line.")
+    parser.add_argument("--line", type=Path, default=ROOT, help="the line's folder, with its params.yaml")
+    parser.add_argument("--jobs", type=int, default=0, help="stages side by side; 0, the default: one per core")
+    parser.add_argument("--no-score", action="store_true", help="stop after the promotion")
+    chosen = parser.parse_args(words)
+    folder = chosen.line.resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def meanwhile() -> None:
+        params.read(folder / "params.yaml").check()
+        with suppress(RegistryError):  # that of `open_registry` counts
+            from pipeline import tracking
+
+            tracking.initialise()
+
+    with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG), server.running(meanwhile):
+        said = train(shown(folder), not chosen.no_score, chosen.jobs)
+        print(f"\n{said}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,135 @@
+"""Evaluate one fitted detector with its thresholds on the test part, and write the report.
+
+Metrics are of raw scores and of labelled samples; samples of unknown label are scored and listed only. The
+local scores and masks of the whole test part are held in memory (256 x 256 pixels: 0.31 MB a sample, and
+as much again while local metrics sort them).
+"""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import figures, metrics, scoring, threshold
+from pipeline.errors import DataError
+from pipeline.files import write_json
+from pipeline.protocols import ANOMALOUS, NORMAL, Detector, Modality, Samples, Scores
+from pipeline.scoring import Scored
+from pipeline.threshold import Calibration
+
+WORST = 8  # pictures of each kind of error
+POINTS = 1000  # points of a curve that are kept in its file
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    detector: Detector, calibration: Calibration, samples: Samples, modality: Modality, out: Path
+) -> dict[str, float | int]:
+    """Score `samples`, write the report into the folder `out`, and return what its metrics.json holds.
+
+    The report: `metrics.json` (flat; a metric that is not defined for these samples is absent), `scores.parquet`
+    (id, label, defect, score, p_value, decision), `roc.csv`, `pr.csv`, `histogram.csv` and a PNG of each, and
+    `overlays/` with the highest-scored normals and the lowest-scored anomalies. Equal input, equal bytes.
+    Raises DataError when there is nothing to score.
+    """
+    if len(samples) == 0:
+        raise DataError(
+            "evaluation needs at least one sample in the test part, got none; raise split.test (params.yaml)"
+        )
+    scored = scoring.score(detector, samples, keep_local=True)
+    table = pd.DataFrame(
+        {
+            "id": samples.ids,
+            "label": samples.label,
+            "defect": samples.rows["defect"].astype("str").fillna("").to_numpy(),
+            "score": scored.scores.sample,
+            "p_value": threshold.p_values(calibration.scores, scored.scores.sample),
+            "decision": threshold.decide(scored.scores.sample, calibration.thresholds),
+        }
+    )
+    table.to_parquet(out / "scores.parquet", index=False)
+    found = _metrics(table, calibration) | _local(scored, samples.label, modality)
+    found = {name: found[name] for name in sorted(found)}
+    write_json(out / "metrics.json", found)
+    _curves(table, calibration, found, out)
+    _overlays(scored.scores, samples, modality, calibration, out / "overlays")
+    return found
+
+
+def _metrics(table: pd.DataFrame, calibration: Calibration) -> dict[str, float | int]:
+    """Everything that scores of samples and labels tell."""
+    known = table[table["label"].isin([NORMAL, ANOMALOUS])]
+    label, scores = known["label"].to_numpy(), known["score"].to_numpy()
+    alarm = calibration.thresholds["alarm"]
+    found = {
+        "auroc": metrics.auroc(label, scores),
+        "ap": metrics.average_precision(label, scores),
+        "f1_max": metrics.f1_max(label, scores),
+        "promised_false_alarm_rate": calibration.promise,
+        "review_share": float((table["decision"] == "review").mean()),
+        **metrics.decision_metrics(label, scores, alarm),
+    }
+    for name, rates in metrics.per_defect(known["defect"].to_numpy(), label, scores, alarm).items():
+        found |= {f"defect.{name}.{key}": value for key, value in rates.items()}
+    if found["auroc"] is None:
+        log.warning(
+            "AUROC needs both normal and anomalous test samples, got %d and %d; it is left out of the report",
+            found["n_normal"],
+            found["n_anomalous"],
+        )
+    return _defined(found)
+
+
+def _local(scored: Scored, label: np.ndarray, modality: Modality) -> dict[str, float]:
+    """The modality's metrics of local scores, where both these and masks came.
+
+    Left out: samples of unknown label, and anomalies without a mask, whose defects would count as normal."""
+    local, truth = scored.scores.local, scored.truth
+    if local is None or truth is None or not truth.any():
+        return {}
+    marked = truth.any(axis=tuple(range(1, truth.ndim)))
+    usable = (label == NORMAL) | ((label == ANOMALOUS) & marked)
+    if not usable.all():
+        local, truth = local[usable], truth[usable]
+    return _defined(modality.local_metrics(truth, local))
+
+
+def _defined(found: dict[str, float | int | None]) -> dict[str, float | int]:
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _curves(table: pd.DataFrame, calibration: Calibration, found: dict[str, float | int], out: Path) -> None:
+    known = table[table["label"].isin([NORMAL, ANOMALOUS])]
+    label, scores = known["label"].to_numpy(), known["score"].to_numpy()
+    for name, points, x, y, area in (
+        ("roc", metrics.roc_curve(label, scores), "false_alarm_rate", "detection_rate", "auroc"),
+        ("pr", metrics.pr_curve(label, scores), "recall", "precision", "ap"),
+    ):
+        if points is not None:
+            kept = np.unique(np.linspace(0, len(points.x) - 1, POINTS).round().astype(int))
+            drawn = pd.DataFrame({x: points.x[kept], y: points.y[kept]})
+            drawn.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+            figures.curve(drawn, f"{area.upper()} {found[area]:.4f}", out / f"{name}.png")
+    if len(known):
+        bins = figures.bin_scores(label, scores)
+        bins.to_csv(out / "histogram.csv", index=False, lineterminator="\n")
+        figures.histogram(bins, calibration.thresholds, "Scores of the test part", out / "histogram.png")
+
+
+def _overlays(scores: Scores, samples: Samples, modality: Modality, calibration: Calibration, out: Path) -> None:
+    """Pictures of the worst errors, or of what comes nearest to one, by score and by class."""
+    rising = np.argsort(scores.sample, kind="stable")
+    label = samples.label[rising]
+    for name, worst in (
+        ("normals_scored_highest", rising[label == NORMAL][::-1][:WORST]),
+        ("anomalies_scored_lowest", rising[label == ANOMALOUS][:WORST]),
+    ):
+        folder = out / name
+        for batch in samples[worst].batches(WORST):
+            folder.mkdir(parents=True, exist_ok=True)
+            local = None if scores.local is None else scores.local[worst]
+            drawn = Scores(scores.sample[worst], local)
+            modality.draw(batch, drawn, calibration.thresholds["alarm"], folder)

@@ -1,0 +1,261 @@
+"""Images: files on disk, decoded to RGB uint8 of one size, with a mask per defect where there is one."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from os import cpu_count
+from pathlib import Path
+from typing import Annotated, Any
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+import pandas as pd
+from annotated_types import Ge
+from PIL import Image as Pil
+from tqdm import tqdm
+
+from pipeline.errors import DataError
+from pipeline.files import link, sha256
+from pipeline.parts.image_checks import frame_to_check, suite
+from pipeline.parts.image_files import NotAnImage, contrast, marked, opened, rgb
+from pipeline.parts.image_layouts import Found, listing
+from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Ingested, Samples, Scores
+from pipeline.samples import View
+
+Side = Annotated[int, Ge(8)]
+COLUMNS = {
+    "id": "str",
+    "sha256": "str",
+    "label": "int8",
+    "defect": "str",
+    "group": "str",
+    "category": "str",
+    "severity": "float64",
+    "time": "datetime64[us, UTC]",
+    "split": "str",
+    "path": "str",  # below the dataset's folder, as is `mask` ("" without one)
+    "mask": "str",
+    "mask_sha256": "str",
+    "mask_share": "float64",  # marked pixels of the mask, 0 to 1; NaN without one
+    "width": "int32",
+    "height": "int32",
+    "mode": "str",
+    "contrast": "float64",  # standard deviation of the grey levels
+}
+AT_A_TIME = 1024  # images in the hands of the thread pool
+
+
+@dataclass
+class Image:
+    """Options of the `dataset` section for `kind: image`."""
+
+    size: tuple[Side, Side] = (256, 256)
+    """Height and width in pixels that every image is resized to: bilinear with antialiasing, masks nearest.
+    The aspect ratio is not kept."""
+    max_pixels: Annotated[int, Ge(1)] = 50_000_000
+    """Images with more pixels than this are quarantined before they are decoded."""
+    min_side: Annotated[int, Ge(1)] = 16
+    """Shortest side in pixels below which an image fails validation."""
+    min_normals: Annotated[int, Ge(1)] = 8
+    """Normal images below which the dataset fails validation."""
+
+    def ingest(self, source: Path, out: Path, quarantine: Path) -> Ingested:
+        """Decode every image of `source` once (see `image_layouts.listing` for what it may be), link the good ones to
+        `out/images`, their masks to `out/masks`, the others to `quarantine/files`.
+
+        Writes manifest.parquet (COLUMNS) and rejected.parquet under `out`, and rejected.parquet and rejected.csv
+        (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of the modes in
+        image_files.MODES; an image whose mask is missing, unreadable or of another size is rejected, too.
+        Raises DataError when the layout or manifest makes no sense, or no image is left."""
+        listed = listing(source)
+        frames: list[pd.DataFrame] = []
+        rejected: list[tuple[str, str, str]] = []
+        with (
+            catch_warnings(),
+            ThreadPoolExecutor(cpu_count() or 1, thread_name_prefix="ingest") as pool,
+            tqdm(total=len(listed.found), desc="ingest", unit="image", mininterval=1.0) as bar,
+        ):
+            simplefilter("ignore")  # PIL's remarks on odd EXIF data and the like; what matters is rejected
+            for start in range(0, len(listed.found), AT_A_TIME):
+                some = listed.found[start : start + AT_A_TIME]
+                rows = []
+                for one, row in zip(some, pool.map(lambda one: self._take(one, out), some), strict=True):
+                    if isinstance(row, str):
+                        rejected.append((one.id, _set_aside(one.path, one.id, quarantine), row))
+                    else:
+                        rows.append(row)
+                    bar.update()
+                frames.append(_typed(rows))
+        rejected += [(name, _set_aside(path, name, quarantine), reason) for name, path, reason in listed.odd]
+        manifest = pd.concat(frames, ignore_index=True)
+        if manifest.empty:
+            name, _, reason = rejected[0]
+            raise DataError(
+                f"{source.name} must hold images that can be read, got {len(rejected)} others ({name}: {reason})"
+            )
+        bad = _written(manifest, rejected, out)
+        bad.to_parquet(quarantine / "rejected.parquet", index=False)
+        bad.to_csv(quarantine / "rejected.csv", index=False, lineterminator="\n")
+        return Ingested(manifest, bad)
+
+    def _take(self, one: Found, out: Path) -> dict[str, Any] | str:
+        """Decode one image and its mask and link both; its manifest row, or the reason why it is rejected."""
+        try:
+            image = opened(one.path, self.max_pixels)
+        except NotAnImage as why:
+            return str(why)
+        row = {name: getattr(one, name) for name in ("id", "label", "defect", "group", "category", "severity", "time")}
+        row |= {"split": one.split, "path": f"images/{one.id}", "mask": "", "mask_sha256": ""}
+        row |= {"width": image.width, "height": image.height, "mode": image.mode, "contrast": contrast(image)}
+        if one.mask is not None:
+            try:
+                mask = marked(opened(one.mask, self.max_pixels))
+            except NotAnImage as why:
+                return f"its mask {one.mask.name}: {why}"
+            if mask.size != image.size:
+                return f"its mask is {mask.width} x {mask.height} pixels, the image {image.width} x {image.height}"
+            row["mask"] = f"masks/{one.id}{one.mask.suffix}"
+            row["mask_share"] = mask.histogram()[255] / (mask.width * mask.height)
+            row["mask_sha256"] = sha256(one.mask)
+            link(one.mask, out / row["mask"])
+        row["sha256"] = sha256(one.path)
+        link(one.path, out / row["path"])
+        return row
+
+    def samples(self, rows: pd.DataFrame) -> Samples:
+        """Batches with x uint8 `(n, 3, h, w)` and mask bool `(n, h, w)`, all False for normal images.
+
+        The pixels of an image are unknown where it is not normal and has no mask file. Then no batch of this view
+        has a mask: counting unknown pixels as normal would falsify every pixel metric.
+        A batch raises DataError for an image that has vanished or changed since ingest."""
+        known = bool(((rows["label"] == NORMAL) | (rows["mask"] != "")).all())
+        return View(rows, lambda some: self._read(some, known))
+
+    def from_frame(self, frame: pd.DataFrame) -> Samples:
+        """The images whose local paths stand in the column `path`, of unknown label; other columns are ignored."""
+        if "path" not in frame.columns:
+            raise DataError(
+                f"images must come with a column path, got the columns {', '.join(map(str, frame.columns))}"
+            )
+        wrong = [value for value in frame["path"] if not isinstance(value, str) or not value]
+        if wrong:
+            raise DataError(f"column path must hold the paths of image files, got {wrong[0]!r}")
+        unknown = {"label": UNKNOWN, "width": 0, "height": 0}
+        rows = _typed([{"id": path, "path": path, **unknown} for path in frame["path"]])
+        return self.samples(rows.assign(folder=""))
+
+    def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The local paths of the images of manifest rows, in a column `path`."""
+        return pd.DataFrame(
+            {"path": [str(Path(folder, path)) for folder, path in zip(rows["folder"], rows["path"], strict=True)]}
+        )
+
+    def _read(self, rows: pd.DataFrame, masks: bool) -> Batch:
+        height, width = self.size
+        x = np.empty((len(rows), 3, height, width), np.uint8)
+        mask = np.zeros((len(rows), height, width), bool) if masks else None
+        for index, row in enumerate(rows.itertuples()):
+            image = rgb(self._reopened(row.id, Path(row.folder, row.path), row.sha256))
+            if image.size != (width, height):
+                image = image.resize((width, height), Pil.Resampling.BILINEAR)
+            x[index] = np.asarray(image).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+            if mask is not None and row.mask and row.label != NORMAL:
+                marks = marked(self._reopened(row.id, Path(row.folder, row.mask), row.mask_sha256))
+                mask[index] = np.asarray(marks.resize((width, height), Pil.Resampling.NEAREST)) > 0
+        return Batch(rows["id"].tolist(), x, rows["label"].to_numpy(np.int8), mask)
+
+    def _reopened(self, name: str, path: Path, content: str) -> Pil.Image:
+        """The image at `path`, which must still have the hash `content` ("" for not known)."""
+        try:
+            if not content:
+                return opened(path, self.max_pixels)
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != content:
+                raise DataError(f"image {name} has changed since it was ingested ({path}); run ingest again")
+            return opened(BytesIO(data), self.max_pixels)
+        except FileNotFoundError as error:
+            raise DataError(f"image {name} is gone since it was ingested ({path}); run ingest again") from error
+        except NotAnImage as why:
+            raise DataError(f"image {name} cannot be used: {why}") from why
+
+    def save(self, batches: Iterable[Batch], out: Path) -> pd.DataFrame:
+        """PNGs under `out/images`, masks of anomalous images under `out/masks`, and manifest.parquet."""
+        frames = [_typed([])]
+        for batch in batches:
+            rows = []
+            for index, name in enumerate(batch.ids):
+                image = Pil.fromarray(np.ascontiguousarray(batch.x[index].transpose(1, 2, 0)))
+                label = int(batch.label[index])
+                row = {"id": name, "label": label, "defect": {NORMAL: "good", ANOMALOUS: "synthetic"}.get(label, "")}
+                row |= {"split": "train", "width": image.width, "height": image.height, "mode": image.mode}
+                row |= {"path": f"images/{name.removesuffix('.png')}.png", "contrast": contrast(image)}
+                row["sha256"] = _write(image, out / row["path"])
+                if batch.mask is not None and label != NORMAL:
+                    row |= {"mask": f"masks/{name.removesuffix('.png')}.png", "mask_share": batch.mask[index].mean()}
+                    row["mask_sha256"] = _write(Pil.fromarray(batch.mask[index]), out / row["mask"])
+                rows.append(row)
+            frames.append(_typed(rows))
+        manifest = pd.concat(frames, ignore_index=True)
+        if not manifest["path"].is_unique:
+            twice = manifest["id"][manifest["path"].duplicated()].iloc[0]
+            raise DataError(f"ids of new images must differ, got {twice!r} twice")
+        _written(manifest, [], out)
+        return manifest
+
+    def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
+        """One row per image, rejected ones included, and the suite: see parts/image_checks.py."""
+        frame = frame_to_check(folder, self.size)
+        return frame, suite(frame, self.min_side, self.min_normals)
+
+    def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
+        """Pixel AUROC and AUPRO (false-alarm rate up to 0.3) of maps `(n, h, w)`; none without marked pixels."""
+        from pipeline import metrics
+
+        found = {"pixel_auroc": metrics.pixel_auroc(truth, local), "aupro": metrics.aupro(truth, local, limit=0.3)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
+        """Image, heat map and outline of the true mask side by side, one PNG per image: see parts/overlays.py."""
+        from pipeline.parts.overlays import overlays
+
+        return overlays(batch, scores, threshold, out)
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Manifest rows as a frame with COLUMNS and their types, also for no rows at all."""
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for name, kind in COLUMNS.items():
+        if kind == "str":
+            frame[name] = frame[name].astype("str").fillna("")
+    frame["time"] = pd.to_datetime(frame["time"], utc=True)
+    return frame.astype(COLUMNS)
+
+
+def _written(manifest: pd.DataFrame, rejected: list[tuple[str, str, str]], out: Path) -> pd.DataFrame:
+    """Write manifest.parquet and rejected.parquet; the latter as a frame."""
+    bad = pd.DataFrame(rejected, columns=["id", "path", "reason"], dtype="str")
+    manifest.to_parquet(out / "manifest.parquet", index=False)
+    bad.to_parquet(out / "rejected.parquet", index=False)
+    return bad
+
+
+def _set_aside(path: Path, name: str, quarantine: Path) -> str:
+    """Link a rejected file into the quarantine; its path there, or "" when there is no file to be had."""
+    target = quarantine / "files" / name
+    try:
+        link(path, target)
+    except (FileNotFoundError, PermissionError, shutil.SpecialFileError, IsADirectoryError):
+        return ""
+    return target.relative_to(quarantine).as_posix()
+
+
+def _write(image: Pil.Image, path: Path) -> str:
+    """Write a PNG; return its content hash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    path.write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()

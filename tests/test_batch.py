@@ -1,0 +1,164 @@
+"""Scoring a batch with the champion of a real line, from a real store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import batch, params, promotion, publication, tracking
+from pipeline.errors import DataError, RegistryError
+from pipeline.files import write_json
+from pipeline.model import Model
+from tests import small_line
+
+
+@pytest.fixture
+def ready(line: Path, store: str) -> Path:
+    """The line with a champion: version 1, the candidate many."""
+    given = params.read(line / "params.yaml")
+    receipt, _ = publication.publish(given, line)
+    write_json(line / "reports/published.json", receipt)
+    assert promotion.promote(given, line)["champion"] == 1
+    return line
+
+
+def score(line: Path, source: str | None = None) -> dict[str, Any]:
+    return batch.score_batch(params.read(line / "params.yaml"), line, source)
+
+
+def test_a_batch_is_scored_as_the_trained_model_does(ready: Path) -> None:
+    report = score(ready)
+    folder = Path(report["folder"])
+    assert folder.parent == ready / "scores"
+    scores = pd.read_parquet(folder / "scores.parquet")
+    assert scores.columns.tolist() == [
+        *("id", "score", "p_value", "decision", "model_name", "model_version", "data_hash")
+    ]
+    assert set(scores["model_name"]) == {"parts"}
+    assert set(scores["model_version"]) == {1}
+    assert set(scores["data_hash"]) == {report["data_hash"]}
+    incoming = pd.read_csv(ready / "incoming.csv", dtype={"a": str})
+    good = incoming[incoming["a"] != "broken"].astype({"a": float})
+    assert sorted(scores["id"]) == sorted(good["id"].astype(str))
+    model = Model.load(ready / "models/many", ready / "models/many.calibration.json")
+    expected = model.predict(good).set_axis(good["id"].astype(str))
+    found = scores.set_index("id")[["score", "p_value", "decision"]]
+    pd.testing.assert_frame_equal(found.sort_index(), expected.sort_index(), check_exact=True, check_names=False)
+
+
+def test_the_report_counts_everything_once(ready: Path) -> None:
+    report = score(ready)
+    folder = Path(report.pop("folder"))
+    assert json.loads((folder / "report.json").read_text()) == report
+    scores = pd.read_parquet(folder / "scores.parquet")
+    assert report["samples"] == 25
+    assert report["quarantined"] == 1
+    assert sum(report["decisions"].values()) == 25
+    assert report["decisions"]["reject"] == (scores["decision"] == "reject").sum() >= 6
+    assert report["alarm_rate"] == report["decisions"]["reject"] / 25
+    assert report["promised_rate"] == 4 / 46  # 45 calibration normals carry floor(0.1 * 46) / 46
+    assert report["version"] == 1
+    (reason,) = report["reasons"]
+    assert "broken" in reason
+    assert "broken" in (folder / "quarantine/rejected.csv").read_text()
+    assert len(report["pictures"]) == report["decisions"]["reject"]
+    assert all((folder / path).is_file() for path in report["pictures"])
+
+
+def test_the_worst_alarms_are_drawn_first_and_not_more_than_allowed(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PICTURES", 2)
+    drawn: list[str] = []
+    draw = Model.draw
+    monkeypatch.setattr(
+        Model, "draw", lambda self, samples, *rest: drawn.extend(samples.ids) or draw(self, samples, *rest)
+    )
+    report = score(ready)
+    scores = pd.read_parquet(Path(report["folder"]) / "scores.parquet")
+    assert drawn == scores.sort_values("score", ascending=False, kind="stable")["id"].tolist()[:2]
+    assert len(report["pictures"]) == 2
+
+
+def test_the_same_batch_twice_is_one_result(ready: Path, tmp_path: Path) -> None:
+    first = score(ready)
+    files = {p: p.stat().st_mtime_ns for p in (ready / "scores").rglob("*")}
+    assert score(ready) == first
+    moved = tmp_path / "elsewhere.csv"
+    moved.write_bytes((ready / "incoming.csv").read_bytes())
+    assert score(ready, str(moved))["batch"] == first["batch"]
+    assert {p: p.stat().st_mtime_ns for p in (ready / "scores").rglob("*")} == files
+
+
+def test_other_samples_or_another_champion_are_another_result(ready: Path, tmp_path: Path) -> None:
+    first = score(ready)
+    small_line.table(5, 1, seed=9).drop(columns="label").to_csv(tmp_path / "next.csv", index=False)
+    assert score(ready, str(tmp_path / "next.csv"))["data_hash"] != first["data_hash"]
+    tracking.connect().set_alias("parts", "champion", 2)
+    second = score(ready)
+    assert (second["version"], second["data_hash"]) == (2, first["data_hash"])
+    assert len(list((ready / "scores").glob("*/scores.parquet"))) == 3
+
+
+def test_the_version_found_first_is_used_to_the_end(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = batch.sources.fetch
+
+    def meanwhile(source: str, work: Path) -> Path:
+        tracking.connect().set_alias("parts", "champion", 2)
+        return fetch(source, work)
+
+    monkeypatch.setattr(batch.sources, "fetch", meanwhile)
+    report = score(ready)
+    assert report["version"] == 1
+    model = Model.load(ready / "models/many", ready / "models/many.calibration.json")
+    assert report["promise"] == model.calibration.says()
+
+
+def test_without_a_champion_the_sentence_says_what_to_do(line: Path, store: str) -> None:
+    with pytest.raises(RegistryError, match="parts has no champion to score with: run the line first"):
+        score(line)
+    assert not (line / "scores").exists()
+
+
+def test_a_source_that_does_not_exist_is_named(ready: Path) -> None:
+    with pytest.raises(DataError, match="nothing"):
+        score(ready, str(ready / "nothing"))
+
+
+def test_an_interrupted_batch_leaves_nothing_and_the_next_is_whole(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*words: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            score(ready)
+    assert list((ready / "scores").iterdir()) == []
+    assert not (ready / batch.WORK).exists()
+    assert Path(score(ready)["folder"], "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ("incoming", "LINE/incoming"),
+        ("../x.csv", "LINE/../x.csv"),
+        ("/a/b", "/a/b"),
+        ("demo:wdbc/batch", "demo:wdbc/batch"),
+        ("s3://bucket/x", "s3://bucket/x"),
+        ("~/x", "~/x"),
+    ],
+)
+def test_a_source_in_params_is_seen_from_the_line(source: str, seen: str) -> None:
+    assert batch.seen_from(Path("LINE"), source) == seen
+
+
+def test_scores_are_finite_and_p_values_are_rates(ready: Path) -> None:
+    scores = pd.read_parquet(Path(score(ready)["folder"]) / "scores.parquet")
+    assert np.isfinite(scores["score"]).all()
+    assert scores["p_value"].between(1 / 46, 1).all()
