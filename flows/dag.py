@@ -29,7 +29,8 @@ LAST_LINES = 8  # of a stage that failed without a sentence
 WIDTH = 96  # of what a stage says of its result
 BEAT = 10.0  # seconds between two lines of progress
 UP_TO_DATE, RESTORED, RAN = "up to date", "from the cache", "ran"
-SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0))  # what a stage is asked to end with, and for how long
+# What a stage is asked to end with, and for how many seconds.
+SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (getattr(signal, "SIGKILL", signal.SIGTERM), 5.0))
 
 
 def cores() -> int:
@@ -122,21 +123,30 @@ class Line:
             self._stopped = True
             processes = list(self._processes)
         for sign, patience in SIGNALS:
-            for process in processes:
+            for process in filter(_lives, processes):
                 _signal(process, sign)
             until = time.monotonic() + patience
-            for process in processes:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, until - time.monotonic()))
-        for process in processes:  # a child may outlive the first of its group
-            _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+            while any(map(_lives, processes)) and time.monotonic() < until:
+                time.sleep(0.05)
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process or, where the system has process groups, any of its children is left."""
+    ended = process.poll() is not None
+    if not hasattr(os, "killpg"):  # Windows
+        return not ended
+    try:
+        os.killpg(process.pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _signal(process: subprocess.Popen[bytes], sign: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, sign)
-        elif process.poll() is None:  # Windows
+        else:
             process.terminate()
 
 

@@ -158,7 +158,7 @@ def _sentence(cls: type, error: ValidationError, where: str, source: str) -> str
         hint = f", did you mean {near[0]}?" if near else ""
         listed = f"; allowed are {', '.join(allowed)}" if allowed else ""
         return f"{key} is not a known key ({source}){hint}{listed}"
-    if first["type"] == "missing_argument":
+    if first["type"] in {"missing", "missing_argument"}:
         return f"{key} is required and missing ({source})"
     said = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return f"{key} {said.replace('should', 'must', 1)}, got {first['input']!r} ({source})"

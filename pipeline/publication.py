@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import tracking
-from pipeline.candidate import Candidate, flat, git_state, line_name, hash_of_test
+from pipeline.candidate import Candidate, flat, git_state, hash_of_test, line_name
 from pipeline.errors import ParamsError, RegistryError
 from pipeline.files import link, scratch_folder
 from pipeline.golden import Golden, max_difference
@@ -48,8 +48,9 @@ def publish(params: Params, line: Path) -> tuple[dict[str, Any], dict[str, str]]
     """Register every candidate of `params` with what the stages left in the folder `line`.
 
     Returns the receipt, `{"name": ..., "candidates": {NAME: {"version", "run_id", "content_hash"}}}`, which is the
-    same however often it is asked for, and for every candidate `registered` or `already there`. Raises RegistryError when MLflow cannot be reached, or gives back
-    a model that scores the golden batch differently (that version is tagged `unusable`)."""
+    same however often it is asked for, and for every candidate `registered` or `already there`.
+    Raises RegistryError when MLflow cannot be reached, or gives back a model that scores the golden batch
+    differently (that version is tagged `unusable`)."""
     name = params.promote.name
     if re.search(r"[/:'\"`\\]", name):
         raise ParamsError(f"promote.name must hold no slash, colon or quote, got {name!r} (params.yaml)")

@@ -166,11 +166,12 @@ def test_a_given_split_is_respected_by_any_of_its_names() -> None:
     assert parts(rows, Split())["part"].tolist() == ["train"] * 2 + ["calibrate"] * 4 + ["test"] * 3
 
 
-def test_calibration_comes_out_of_given_training_normals_by_whole_groups() -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_calibration_comes_out_of_given_training_normals_by_whole_groups(seed: int) -> None:
     label = [0] * 40 + [1] + [0] * 9 + [1] * 5
     group = [f"g{i // 4}" for i in range(40)] + ["mixed"] * 2 + [None] * 13
     rows = manifest(label, group=group, split=["train"] * 42 + ["test"] * 13)
-    found = parts(rows, Split(calibrate=0.4))
+    found = parts(rows, Split(calibrate=0.4, seed=seed))
     calibrate = found[found["part"] == "calibrate"]
     assert len(calibrate) == 16  # 0.4 x 41 training normals, in whole groups of four
     assert (calibrate["label"] == 0).all()

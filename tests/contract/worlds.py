@@ -49,14 +49,14 @@ def _images(labels: list[int], seed: int, name: str) -> Batch:
 
 
 def _tables(labels: list[int], seed: int, name: str) -> Batch:
-    """Two correlated numbers, one independent one and a switch; anomalies break the correlation by 8 sigma."""
+    """Two correlated numbers, one independent one and a switch; anomalies lie far from all of them."""
     rng = np.random.default_rng(seed)
     n = len(labels)
     label = np.array(labels, np.int8)
     a = rng.normal(0, 1, n)
     frame = pd.DataFrame(
         {
-            "a": a,
+            "a": a - 8.0 * label,
             "b": a + rng.normal(0, 0.1, n) + 8.0 * label,
             "c": rng.normal(5, 2, n) + 16.0 * label,
             "on": rng.integers(0, 2, n).astype(bool),

@@ -166,7 +166,7 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc/self").exists() else True
+    return True
 
 
 def test_a_second_run_of_a_line_waits_for_the_first(toy: Toy) -> None:
