@@ -11,7 +11,7 @@ from typing import Any
 
 from flows import server
 from flows.settings import ROOT
-from pipeline import tracking
+from pipeline import address, tracking
 from pipeline.ending import LOG, one_sentence
 from pipeline.errors import LineError
 
@@ -21,13 +21,13 @@ MLFLOW_PORT = 5000
 @contextmanager
 def mlflow_page(port: int) -> Iterator[subprocess.Popen[bytes] | None]:
     """MLflow's server over the store that the line publishes to. Raises LineError when its port is in use."""
-    uri = tracking.tracking_uri()
+    uri = address.tracking_uri()
     if server.in_use(port):
         raise LineError(f"port {port} of {server.HOST} is in use; stop what uses it, or choose another: --mlflow-port")
     tracking.initialise()
     log = server.home() / f"mlflow-{port}.log"
     words = ["server", "--host", server.HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
-    root = tracking.artifact_root(uri)
+    root = address.artifact_root(uri)
     words += ["--default-artifact-root", root, "--no-serve-artifacts"] if root else []
     process = server.start("mlflow", *words, log=log)
     try:
@@ -43,13 +43,13 @@ def main(*words: str) -> None:
     parser.add_argument("--prefect-port", type=int, default=server.PORT)
     chosen = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    uri, api = tracking.tracking_uri(), server.reachable()
+    uri, api = address.tracking_uri(), server.reachable()
     elsewhere = uri.startswith("http")  # their servers run already
     mlflow: Any = nullcontext() if elsewhere else mlflow_page(chosen.mlflow_port)
     prefect: Any = nullcontext() if api else server.dedicated(chosen.prefect_port)
     try:
         with mlflow as first, prefect as second:
-            print(f"MLflow   {tracking.shown(uri) if elsewhere else f'http://{server.HOST}:{chosen.mlflow_port}'}")
+            print(f"MLflow   {address.shown(uri) if elsewhere else f'http://{server.HOST}:{chosen.mlflow_port}'}")
             print(f"Prefect  {(api or server.api_url(chosen.prefect_port)).removesuffix('/api')}")
             print("Ctrl-C ends both", flush=True)
             _watch({"MLflow's server": first, "Prefect's server": second})

@@ -158,7 +158,8 @@ def _options(backbone: Backbone, usual: tuple[int, ...] | None) -> dict[str, Any
 
 def _downloaded(backbone: Backbone, usual: tuple[int, ...] | None) -> nn.Module:
     try:
-        return _timm().create_model(backbone.name, pretrained=True, **_options(backbone, usual))
+        with seeded(0):
+            return _timm().create_model(backbone.name, pretrained=True, **_options(backbone, usual))
     except Exception as error:  # hub clients raise what they like
         raise ModelError(
             f"the weights of {backbone.name} cannot be had from timm's cache or hub ({_line(error)}); "
@@ -180,10 +181,12 @@ def _from_file(backbone: Backbone, usual: tuple[int, ...] | None, path: Path) ->
     overlay = {"pretrained_cfg_overlay": {"file": str(path)}}
     try:
         # features_only loads without looking at missing keys, so the whole network is loaded first
-        timm.create_model(backbone.name, pretrained=True, **overlay, **backbone.extra)
-        return timm.create_model(backbone.name, pretrained=True, **overlay, **_options(backbone, usual))
+        with seeded(0):
+            timm.create_model(backbone.name, pretrained=True, **overlay, **backbone.extra)
+            return timm.create_model(backbone.name, pretrained=True, **overlay, **_options(backbone, usual))
     except (RuntimeError, KeyError, ValueError) as error:
-        wanted = timm.create_model(backbone.name, pretrained=False, **backbone.extra).state_dict()
+        with seeded(0):
+            wanted = timm.create_model(backbone.name, pretrained=False, **backbone.extra).state_dict()
         wrong = _first_mismatch(wanted, given) or _line(error)
         raise DataError(f"the weights file {path} does not fit the backbone {backbone.name}: {wrong}") from error
 

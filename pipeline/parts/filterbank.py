@@ -98,7 +98,7 @@ class FilterBank(nn.Module):
         answers = F.conv2d(F.pad(tone, (radius,) * 4, mode=mode), self.filters)
         odd, even = answers.chunk(2, dim=1)  # (n, ORIENTATIONS, h, w) each
         mean = blur(x, 1.0)
-        variance = (blur(tone**2, 1.0) - mean[:, :1] ** 2).clamp_min(0)
+        variance = blur((tone - mean[:, :1]) ** 2, 1.0)  # squares of differences, which do not cancel
         channels = [
             GAIN_ENERGY * torch.sqrt(odd**2 + even**2 + 1e-8),
             GAIN_SIGNED * even,

@@ -102,7 +102,7 @@ def test_does_not_care_about_batch_size(key: str, worlds: Worlds, fitted: Callab
     world = worlds(key.split("/")[0])
     apart = np.concatenate([fitted(key).score(batch).sample for batch in world.test.batches(5)])
     together = fitted(key).score(whole(world)).sample
-    np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-5)  # float32 sums of other lengths
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -2,7 +2,7 @@
 
 Zavrtanik, Kristan and Skočaj (ICCV 2021), "DRAEM: A discriminatively trained reconstruction embedding for surface
 anomaly detection", https://arxiv.org/abs/2108.07610. Defaults are for small images on a CPU; the paper trains with
-width 128, compare 64, depth 5 and 700 epochs on 256 x 256 pixels.
+width 128, compare 64, depth 5, shrink 1 and rate 1e-4 for 700 epochs on 256 x 256 pixels.
 """
 
 from collections.abc import Iterator
@@ -41,19 +41,19 @@ class Draem:
     learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.07610"
 
-    steps: Annotated[int, Ge(1)] = 150
+    steps: Annotated[int, Ge(1)] = 100
     """Optimiser steps."""
     batch: Annotated[int, Ge(1)] = 8
     """Normal images per step."""
     labelled: Annotated[int, Ge(0)] = 4
     """Labelled anomalies with masks added to each step, where training has any."""
-    width: Annotated[int, Ge(1)] = 16
+    width: Annotated[int, Ge(1)] = 8
     """Channels of the repairing network's first block; they double with each block up to 8 times."""
-    compare: Annotated[int, Ge(1)] = 16
+    compare: Annotated[int, Ge(1)] = 8
     """Channels of the comparing network's first block."""
     depth: Annotated[int, Ge(1), Le(6)] = 3
     """Halvings of the resolution in both networks."""
-    shrink: Annotated[int, Ge(1), Le(8)] = 1
+    shrink: Annotated[int, Ge(1), Le(8)] = 2
     """Side of the blocks of pixels averaged before the networks look; 2 costs a quarter, and finest defects."""
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate of Adam; a fifth of it after 80 %, and again after 90 % of the steps. The paper's is 1e-4."""

@@ -1,0 +1,187 @@
+"""Backbones. The timm ones are built without weights or from files written here; nothing is downloaded."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.errors import DataError, ModelError, ParamsError
+from pipeline.params import build
+from pipeline.parts import features
+from pipeline.parts.features import Backbone, BackboneField
+
+SMALL = "test_resnet.r160_in1k"  # timm's own tiny model for tests
+WEIGHTS = Path(__file__).parents[2] / "../shared/weights"
+
+
+def pictures(n: int = 2, side: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 3, side, side), dtype=np.uint8)
+
+
+@dataclass
+class Looking:
+    backbone: BackboneField = field(default_factory=Backbone)
+
+
+def test_params_take_a_word_or_a_mapping() -> None:
+    assert build(Looking, {"backbone": "resnet18"}, "x").backbone == Backbone(name="resnet18")
+    given = {"name": "resnet18", "levels": [1, 2], "extra": {"pad_type": "same", "bn_eps": 1e-5, "drop": 1, "on": True}}
+    backbone = build(Looking, {"backbone": given}, "x").backbone
+    assert backbone == Backbone(name="resnet18", levels=[1, 2], extra=given["extra"])
+    assert [type(v) for v in backbone.extra.values()] == [str, float, int, bool]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"name": "x", "levls": [1]}, r"x\.backbone\.levls is not a known key"),
+        ({"name": "x", "levels": [-1]}, r"x\.backbone\.levels\.0 must be greater than or equal to 0, got -1"),
+        ({"name": "x", "mean": [0.5]}, r"x\.backbone\.mean List must have at least 3 items .* got \[0\.5\]"),
+        (3, r"x\.backbone must be an object, got 3"),
+    ],
+)
+def test_params_name_the_wrong_key(given: object, says: str) -> None:
+    with pytest.raises(ParamsError, match=says):
+        build(Looking, {"backbone": given}, "x")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "error", "says"),
+    [
+        (Backbone(name="resnet81"), ParamsError, r"or a timm model, got 'resnet81'; did you mean .*resnet"),
+        (Backbone(name="filterbank", levels=[4]), ParamsError, r"levels of filterbank must be from 0 to 3, got \[4\]"),
+        (Backbone(name="filterbank", weights="pretrained"), ParamsError, r"backbone\.weights has no meaning"),
+        (Backbone(name=SMALL, levels=[9]), ParamsError, rf"timm cannot build the backbone {SMALL}"),
+        (Backbone(name=SMALL, extra={"no_such": 1}), ParamsError, r"no_such"),
+        (Backbone(name=SMALL, weights="absent.safetensors"), DataError, r"a file that exists, got absent\.safetensors"),
+    ],
+)
+def test_what_cannot_be_built_is_named(backbone: Backbone, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        features.load(backbone)
+
+
+def written(path: Path) -> Backbone:
+    """Random weights of the small model in half precision on disk, and the backbone that reads them."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        weights = timm.create_model(SMALL).state_dict()
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
+    return Backbone(name=SMALL, weights=str(path), levels=[1, 2])
+
+
+def test_a_weights_file_is_used_and_kept_without_the_file(tmp_path: Path) -> None:
+    backbone = written(tmp_path / "small.safetensors")
+    before = torch.get_rng_state()
+    loaded = features.load(backbone)
+    assert torch.equal(torch.get_rng_state(), before)
+    arrays = loaded.arrays()
+    assert all(name.startswith("backbone.") for name in arrays)
+    assert arrays["backbone.net.conv1.0.weight"].dtype == np.float16  # nothing is lost, half is saved
+    (tmp_path / "small.safetensors").unlink()
+    again = features.restore(backbone, arrays)
+    random = features.load(Backbone(name=SMALL, levels=[1, 2]))
+    for one, two, other in zip(*(f.maps(pictures()) for f in (loaded, again, random)), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, two)
+        assert not torch.allclose(one, other)
+    assert [m.shape[2] for m in loaded.maps(pictures())] == [16, 8]
+
+
+def test_weights_none_are_the_same_every_time() -> None:
+    one, two = (features.load(Backbone(name=SMALL, levels=[0])).maps(pictures())[0] for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_mean_and_std_are_applied() -> None:
+    plain = features.load(Backbone(name=SMALL, levels=[1], mean=[0.0] * 3, std=[1.0] * 3))
+    shifted = features.load(Backbone(name=SMALL, levels=[1], mean=[0.2] * 3, std=[0.5] * 3))
+    x = torch.from_numpy(pictures()).float() / 255
+    with torch.inference_mode():
+        expected = plain.net((x - 0.2) / 0.5)[0]
+    torch.testing.assert_close(shifted.maps(pictures())[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop("layer2.0.conv1.weight"), r"layer2\.0\.conv1\.weight is missing"),
+        (
+            lambda w: w.update({"layer2.0.conv1.weight": torch.zeros(3, 3)}),
+            r"layer2\.0\.conv1\.weight must have shape .*, got \(3, 3\)",
+        ),
+        (lambda w: w.update({"stray": torch.zeros(1)}), r"stray is not a weight of it"),
+    ],
+)
+def test_a_weights_file_that_does_not_fit_names_the_first_key(tmp_path: Path, change: object, says: str) -> None:
+    from safetensors.torch import load_file
+
+    path = tmp_path / "w.safetensors"
+    backbone = written(path)
+    weights = load_file(path)
+    change(weights)  # type: ignore[operator]
+    save_file(weights, path)
+    with pytest.raises(DataError, match=says):
+        features.load(backbone)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(DataError, match=r"must be a \.safetensors file, got .*w\.pth"):
+        features.load(Backbone(name=SMALL, weights=str(path)))
+
+
+def test_stored_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    arrays = features.load(Backbone(name=SMALL, levels=[1])).arrays()
+    with pytest.raises(ModelError, match=r"do not fit the backbone .*: net\.layer2\.\S+ is missing"):
+        features.restore(Backbone(name=SMALL, levels=[1, 2]), arrays)
+
+
+def test_a_hub_out_of_reach_ends_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="cannot be had from timm's cache or hub") as error:
+        features.load(Backbone(name="resnet18", weights="pretrained"))
+    assert "name a local .safetensors file in backbone.weights" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_timm_waits_until_it_is_asked_for() -> None:
+    program = "import sys; from pipeline.parts import features; features.load(features.Backbone()); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"timm", "torchvision", "sklearn"} & set(done.stdout.split())
+
+
+def test_merging_keeps_the_finest_and_stretches_the_rest() -> None:
+    fine, coarse = torch.rand(1, 2, 8, 8), torch.full((1, 3, 2, 2), 5.0)
+    merged = features.merge([fine, coarse])
+    assert merged.shape == (1, 5, 8, 8)
+    assert torch.equal(merged[:, :2], fine)
+    assert (merged[:, 2:] == 5).all()
+
+
+def test_local_means_by_hand() -> None:
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+    means = features.local_mean(x)[0, 0]
+    assert means[1, 1] == 4
+    assert means[0, 0] == (0 + 1 + 3 + 4) / 4  # only what lies inside
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="../shared/weights is absent")
+def test_the_shared_weights_load() -> None:
+    path = str(WEIGHTS / "mobilenetv2_100.safetensors")
+    extra: dict[str, bool | int | float | str] = {"pad_type": "same", "bn_eps": 1e-5}
+    loaded = features.load(Backbone("mobilenetv2_100", path, [2, 3], [0.5] * 3, [0.5] * 3, extra))
+    assert [tuple(m.shape) for m in loaded.maps(pictures())] == [(2, 32, 8, 8), (2, 96, 4, 4)]
+    assert loaded.hash is not None
