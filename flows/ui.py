@@ -29,7 +29,8 @@ def mlflow_page(port: int) -> Iterator[subprocess.Popen[bytes] | None]:
     words = ["server", "--host", server.HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     root = address.artifact_root(uri)
     words += ["--default-artifact-root", root, "--no-serve-artifacts"] if root else []
-    process = server.start("mlflow", *words, log=log)
+    # without its job runners, seven processes that serve other things than this page
+    process = server.start("mlflow", *words, log=log, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     try:
         server.wait(process, f"http://{server.HOST}:{port}/health", "MLflow's server", log, says=b"OK")
         yield process

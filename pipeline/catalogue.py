@@ -1,6 +1,6 @@
 """The README's table of detectors, made from the code.
 
-    python -m pipeline.catalogue        # rewrites the table in README.md
+python -m pipeline.catalogue        # rewrites the table in README.md
 """
 
 from pathlib import Path

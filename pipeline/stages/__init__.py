@@ -4,6 +4,7 @@ A stage reads, calls one thing and writes. Its outputs are whole or absent.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from pathlib import Path
 import psutil
 
 from pipeline.ending import one_sentence
+
+# Stages run side by side. A thread that spins while it waits for its siblings keeps the core from them: two stages
+# with two threads each on two cores then take twice as long. Read by OpenMP when torch or scikit-learn load it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DATASET = Path("data/dataset")
 QUARANTINE = Path("data/quarantine")

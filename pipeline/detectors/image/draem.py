@@ -41,7 +41,7 @@ class Draem:
     learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.07610"
 
-    steps: Annotated[int, Ge(1)] = 100
+    steps: Annotated[int, Ge(1)] = 80
     """Optimiser steps."""
     batch: Annotated[int, Ge(1)] = 8
     """Normal images per step."""

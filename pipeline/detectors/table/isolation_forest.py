@@ -20,7 +20,9 @@ from pipeline.samples import normals
 
 @dataclass
 class IsolationForest:
-    """Fitted with scikit-learn, kept and walked as plain arrays; equal to scikit-learn's `-score_samples`."""
+    """Random trees that need few cuts to set an odd row apart.
+
+    Fitted with scikit-learn, kept and walked as plain arrays; equal to scikit-learn's `-score_samples`."""
 
     # Number of trees, at least 1; more give steadier scores and take proportionally longer.
     trees: Annotated[int, Ge(1), Le(10_000)] = 200

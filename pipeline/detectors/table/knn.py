@@ -22,7 +22,9 @@ SPARE = 8  # candidates beyond k, so that rounding in the fast search cannot los
 
 @dataclass
 class KNN:
-    """Euclidean distance, in encoded columns, to the nearest normals that `bank_` keeps."""
+    """Distance to the nearest normal rows.
+
+    Euclidean, in encoded columns, to the normals that `bank_` keeps."""
 
     # Number k of neighbours, at least 1; more smooth the score.
     neighbours: Annotated[int, Ge(1)] = 5

@@ -21,7 +21,9 @@ from pipeline.samples import normals
 
 @dataclass
 class SmoteClassifier:
-    """Fitted with scikit-learn, kept and walked as plain arrays; equal to its `decision_function`."""
+    """Gradient boosting on rows balanced by SMOTE, where some anomalies are labelled.
+
+    Fitted with scikit-learn, kept and walked as plain arrays; equal to its `decision_function`."""
 
     # Boosting rounds, one tree each, at least 1; more fit the training rows more closely.
     rounds: Annotated[int, Ge(1), Le(10_000)] = 200
