@@ -41,6 +41,7 @@ line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples
 	@$(PYTHON) -m venv .venv
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m flows.prepare
 	@touch $@
 
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)

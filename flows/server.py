@@ -196,12 +196,17 @@ def running(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
             meanwhile()
             wait(process, f"{api_url(port)}/health", "Prefect's server", log)
         except BaseException:
-            stop(process)
+            _end(process, log, keep=process.poll() is not None)  # its log says why it ended
             raise
     try:
         with temporary_settings(_client(api_url(port))):
             yield
     finally:
         APILogHandler().flush()
-        stop(process)
+        _end(process, log)
+
+
+def _end(process: subprocess.Popen[bytes], log: Path, keep: bool = False) -> None:
+    stop(process)
+    if not keep:
         log.unlink(missing_ok=True)
