@@ -151,9 +151,9 @@ def main(*words: str) -> None:
 
     def meanwhile() -> None:
         params.read(folder / "params.yaml").check()
-        with suppress(RegistryError):  # that of `open_registry` counts
-            from pipeline import tracking
+        from pipeline import batch, promotion, tracking  # noqa: F401  the flow needs them; it waits for nothing else now
 
+        with suppress(RegistryError):  # that of `open_registry` counts
             tracking.initialise()
 
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG), server.running(meanwhile):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from flows import server
@@ -20,22 +21,30 @@ MLFLOW_PORT = 5000
 
 @contextmanager
 def mlflow_page(port: int) -> Iterator[subprocess.Popen[bytes] | None]:
-    """MLflow's server over the store that the line publishes to. Raises LineError when its port is in use."""
+    """MLflow's server over the store that the line publishes to, just started: `_answered` waits for it.
+
+    Raises LineError when its port is in use."""
     uri = address.tracking_uri()
     if server.in_use(port):
         raise LineError(f"port {port} of {server.HOST} is in use; stop what uses it, or choose another: --mlflow-port")
     tracking.initialise()
-    log = server.home() / f"mlflow-{port}.log"
     words = ["server", "--host", server.HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     root = address.artifact_root(uri)
     words += ["--default-artifact-root", root, "--no-serve-artifacts"] if root else []
     # without its job runners, seven processes that serve other things than this page
-    process = server.start("mlflow", *words, log=log, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    process = server.start("mlflow", *words, log=_log(port), MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     try:
-        server.wait(process, f"http://{server.HOST}:{port}/health", "MLflow's server", log, says=b"OK")
         yield process
     finally:
         server.stop(process)
+
+
+def _log(port: int) -> Path:
+    return server.home() / f"mlflow-{port}.log"
+
+
+def _answered(process: subprocess.Popen[bytes], port: int) -> None:
+    server.wait(process, f"http://{server.HOST}:{port}/health", "MLflow's server", _log(port), says=b"OK")
 
 
 def main(*words: str) -> None:
@@ -50,6 +59,8 @@ def main(*words: str) -> None:
     prefect: Any = nullcontext() if api else server.dedicated(chosen.prefect_port)
     try:
         with mlflow as first, prefect as second:
+            if first:
+                _answered(first, chosen.mlflow_port)
             print(f"MLflow   {address.shown(uri) if elsewhere else f'http://{server.HOST}:{chosen.mlflow_port}'}")
             print(f"Prefect  {(api or server.api_url(chosen.prefect_port)).removesuffix('/api')}")
             print("Ctrl-C ends both", flush=True)

@@ -31,7 +31,8 @@ body {font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 table {border-collapse: collapse; margin: .5rem 0; width: 100%}
 td, th {border: 1px solid #ccc; padding: .25rem .5rem; text-align: left; vertical-align: top}
 .alert {background: #f1f1f1; padding: .4rem .8rem; margin-top: 1rem}
-.verdict {border-left: 4px solid #b22400; padding-left: 1rem}
+.verdict {border-left: 4px solid #00706b; padding-left: 1rem}
+.verdict:has(li) {border-color: #b22400}
 .fa-times::before {content: "\\2717 "; color: #b22400}
 .fa-exclamation-triangle::before {content: "! "; color: #b22400}
 .fa-check-circle::before {content: "\\2713 "; color: #00706b}

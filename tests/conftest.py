@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
         "DVC_SITE_CACHE_DIR": str(home / "dvc-site"),
         "DVC_NO_ANALYTICS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # as in pipeline/stages: servers and stages run beside the tests
     }
 
 

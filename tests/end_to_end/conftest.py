@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from pipeline.files import sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +20,7 @@ class Checkout:
 
     path: Path
     home: Path
+    marks: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_"))}
@@ -73,6 +76,11 @@ def clone(to: Path) -> Checkout:
     return checkout
 
 
+def kept(checkout: Checkout) -> dict[str, str]:
+    """Content hashes of what the top line reads and makes."""
+    return {name: sha256(checkout.path / name) for name in ("dvc.lock", "params.yaml", "models", "reports", "data")}
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """One clone for all tests that leave its lines as they found them."""
@@ -82,7 +90,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.fixture(scope="session")
 def textures(checkout: Checkout) -> str:
     """What the image demo said on its first run."""
-    return checkout.train()
+    said = checkout.train()
+    checkout.marks["textures"] = kept(checkout)
+    return said
 
 
 @pytest.fixture(scope="session")

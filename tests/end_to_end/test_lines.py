@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.files import sha256
-from tests.end_to_end.conftest import Checkout
+from tests.end_to_end.conftest import Checkout, kept
 
 LINES = [("textures", "."), ("wdbc", "examples/wdbc")]
 
@@ -58,7 +57,7 @@ def test_calibration_normals_are_in_no_other_part(ran: tuple[str, str], checkout
     assert parts["id"].is_unique
     assert (parts.loc[parts["part"] == "calibrate", "label"] == 0).all()
     for key in ("group", "sha256"):
-        known = parts.dropna(subset=[key])
+        known = parts[parts[key].fillna("") != ""]
         assert (known.groupby(key)["part"].nunique() == 1).all()
 
 
@@ -73,21 +72,22 @@ def test_models_hold_no_pickle(ran: tuple[str, str], checkout: Checkout) -> None
 def test_nothing_to_do_means_nothing_done(ran: tuple[str, str], checkout: Checkout) -> None:
     _, line = ran
     before = checkout.lock(line)
-    versions = rows(checkout, "select count(*) from model_versions"), rows(checkout, "select count(*) from runs")
     assert "Data and pipelines are up to date." in checkout.repro(line)
-    checkout.train(line)
     assert checkout.lock(line) == before
-    assert versions == (
-        rows(checkout, "select count(*) from model_versions"),
-        rows(checkout, "select count(*) from runs"),
-    )
-    assert len(list((checkout.path / line / "scores").glob("*/scores.parquet"))) == 1
 
 
-def test_one_line_does_not_touch_another(checkout: Checkout, wdbc: str) -> None:
-    kept = {name: sha256(checkout.path / name) for name in ("dvc.lock", "params.yaml", "models", "reports", "data")}
-    checkout.repro("examples/wdbc", "--force")
-    assert kept == {name: sha256(checkout.path / name) for name in kept}
+def test_the_same_run_again_adds_nothing(checkout: Checkout, wdbc: str) -> None:
+    counts = [rows(checkout, f"select count(*) from {table}") for table in ("model_versions", "runs", "logged_models")]
+    said = checkout.train("examples/wdbc")
+    assert said.count("up to date") == 14
+    assert counts == [
+        rows(checkout, f"select count(*) from {table}") for table in ("model_versions", "runs", "logged_models")
+    ]
+    assert len(list((checkout.path / "examples/wdbc/scores").glob("*/scores.parquet"))) == 1
+
+
+def test_one_line_does_not_touch_another(checkout: Checkout, textures: str, wdbc: str) -> None:
+    assert kept(checkout) == checkout.marks["textures"]  # as it was before the other line ran
     changed = checkout.run("git", "status", "--porcelain", "--untracked-files=no")
     assert "params.yaml" not in changed
 
