@@ -17,7 +17,7 @@ from pipeline.tables import find
 from tests.contract.worlds import SPOILED, World
 
 # What a detector needs to learn a tiny world in seconds; everything else stands at its defaults.
-SMALL: dict[str, dict[str, Any]] = {"image/draem": {"steps": 30}}
+SMALL: dict[str, dict[str, Any]] = {"image/draem": {"steps": 50}}
 KEYS = list(detectors.TABLE)
 Worlds = Callable[[str], World]
 
