@@ -39,18 +39,24 @@ def copy(to: Path) -> Path:
     return to
 
 
-def timed(command: list[str], folder: Path, env: dict[str, str]) -> tuple[float, str]:
-    """Seconds that `command` took, and what it said. Ends the benchmark when it fails."""
+def timed(command: list[str], folder: Path, env: dict[str, str]) -> tuple[float, list[tuple[float, str]]]:
+    """Seconds that `command` took, and what it said, each line with its second. Ends the benchmark when it fails."""
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(command)} failed\n{done.stdout}")
-    return time.perf_counter() - started, done.stdout
+    said = []
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append((time.perf_counter() - started, line))
+    if process.returncode:
+        sys.exit(f"error: {' '.join(command)} failed\n{''.join(line for _, line in said)}")
+    return time.perf_counter() - started, said
 
 
-def stages(said: str, timings: Path) -> list[dict[str, float | str]]:
+def stages(said: list[tuple[float, str]], timings: Path) -> list[dict[str, float | str]]:
     """One row per stage that ran: wall, work, start (interpreter and imports), dvc; all in seconds."""
-    wall = {m[1]: float(m[2]) for line in said.splitlines() if (m := SAID.match(line))}
+    wall = {m[1]: float(m[2]) for _, line in said if (m := SAID.match(line))}
     rows = []
     for line in timings.read_text(encoding="utf-8").splitlines():
         own = json.loads(line)
@@ -71,10 +77,12 @@ def main() -> None:
     with TemporaryDirectory(prefix="assay-line-") as place:
         checkout, home = copy(Path(place) / "checkout"), Path(place) / "home"
         home.mkdir()
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_"))}
+        outside = ("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_", "PYTHONDONTWRITEBYTECODE")
+        env = {k: v for k, v in os.environ.items() if not k.startswith(outside)}
         path = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-        env |= {"HOME": str(home), "PYTHONPATH": str(checkout), "PATH": path}
+        env |= {"HOME": str(home), "PYTHONPATH": str(checkout), "PATH": path, "PYTHONUNBUFFERED": "1"}
         line = [sys.executable, "-m", "flows.train", "--line", chosen.line]
+        timed([sys.executable, "-m", "flows.prepare"], checkout, env)  # the end of the installation
         first, said = timed(line, checkout, env)
         rows = stages(said, checkout / chosen.line / ".assay/timings.jsonl")
         idle, _ = timed([sys.executable, "-m", "dvc", "repro"], checkout / chosen.line, env)
@@ -99,6 +107,10 @@ def main() -> None:
         ("DVC", total - own - tools - start),
     ):
         print(f"  {name:<32}{seconds:6.1f} s  {seconds / total:4.0%}")
+    ends = [(at, float(m[2])) for at, row in said if (m := SAID.match(row))]
+    begun = min(at - wall for at, wall in ends)
+    print(f"\nbefore the first stage (imports, Prefect's server)     {begun:5.1f} s of the wall clock")
+    print(f"after the last (promotion, scoring, Prefect's end)     {first - max(at for at, _ in ends):5.1f} s")
     if chosen.out:
         figures = {"line": chosen.line, "first": first, "idle": idle, "again": again, "stages": rows}
         with chosen.out.open("a", encoding="utf-8") as file:

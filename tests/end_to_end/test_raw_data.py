@@ -22,6 +22,7 @@ def line(tmp_path: Path) -> Checkout:
     params = checkout.path / LINE / "params.yaml"
     sections = yaml.safe_load(params.read_text())
     sections["dataset"] = {"source": "data/raw/table.csv", "watch": "data/raw", "kind": "table"}
+    sections["augment"] = {"kind": "none"}
     params.write_text(yaml.safe_dump(sections, sort_keys=False))
     return checkout
 
