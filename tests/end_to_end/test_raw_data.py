@@ -39,7 +39,7 @@ def test_added_pushed_wiped_and_pulled_gives_the_same_line(line: Checkout, tmp_p
     table(here / "data/raw/table.csv", 200)
     line.run("dvc", "add", "data/raw/table.csv", line=LINE)
     line.run("dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"), line=LINE)
-    line.repro(LINE, "augment")
+    line.repro(LINE, "validate", "augment")
     before = line.lock(LINE)
     line.run("dvc", "push", line=LINE)
     tracked = line.run("git", "status", "--porcelain", "--untracked-files=all", line=LINE)
@@ -50,7 +50,7 @@ def test_added_pushed_wiped_and_pulled_gives_the_same_line(line: Checkout, tmp_p
     (here / "data/raw/table.csv").unlink()
     (here / "data/split.parquet").unlink()
     line.run("dvc", "pull", line=LINE, expect=None)  # stages that never ran have nothing on the shelf
-    said = line.repro(LINE, "augment")
+    said = line.repro(LINE, "validate", "augment")
     assert "Running stage" not in said
     assert line.lock(LINE) == before
 
@@ -66,3 +66,18 @@ def test_imported_data_are_followed_to_where_they_lie(line: Checkout, tmp_path: 
     assert set(json.loads(line.run("dvc", "status", "--json", "ingest", line=LINE))) >= {"ingest"}
     line.repro(LINE, "split")
     assert len(pd.read_parquet(line.path / LINE / "data/split.parquet")) == 300
+
+
+def test_imported_from_another_repository_it_is_pinned_to_a_commit(line: Checkout, tmp_path: Path) -> None:
+    other = tmp_path / "archive"
+    other.mkdir()
+    table(other / "table.csv", 200)
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("git", "init", "--quiet"), ("dvc", "init", "--quiet"), ("dvc", "add", "--quiet", "table.csv")):
+        line.run(*command, line=str(other))
+    line.run("git", "add", "--all", line=str(other))
+    line.run("git", *who, "commit", "--quiet", "--message", "a table", line=str(other))
+    line.run("dvc", "import", str(other), "table.csv", "--out", "data/raw/table.csv", line=LINE)
+    assert "rev_lock" in (line.path / LINE / "data/raw/table.csv.dvc").read_text()
+    line.repro(LINE, "split")
+    assert len(pd.read_parquet(line.path / LINE / "data/split.parquet")) == 200
