@@ -51,7 +51,7 @@ def evaluate(
         }
     )
     table.to_parquet(out / "scores.parquet", index=False)
-    found = _metrics(table, calibration) | _local(scored, samples.label, modality)
+    found = _metrics(table, calibration) | _local(scored, modality)
     found = {name: found[name] for name in sorted(found)}
     write_json(out / "metrics.json", found)
     _curves(table, calibration, found, out)
@@ -83,17 +83,11 @@ def _metrics(table: pd.DataFrame, calibration: Calibration) -> dict[str, float |
     return _defined(found)
 
 
-def _local(scored: Scored, label: np.ndarray, modality: Modality) -> dict[str, float]:
-    """The modality's metrics of local scores, where both these and masks came.
-
-    Left out: samples of unknown label, and anomalies without a mask, whose defects would count as normal."""
+def _local(scored: Scored, modality: Modality) -> dict[str, float]:
+    """The modality's metrics of local scores, where both these and true labels of parts came."""
     local, truth = scored.scores.local, scored.truth
-    if local is None or truth is None or not truth.any():
+    if local is None or truth is None or not (truth == ANOMALOUS).any():
         return {}
-    marked = truth.any(axis=tuple(range(1, truth.ndim)))
-    usable = (label == NORMAL) | ((label == ANOMALOUS) & marked)
-    if not usable.all():
-        local, truth = local[usable], truth[usable]
     return _defined(modality.local_metrics(truth, local))
 
 

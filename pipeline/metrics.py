@@ -62,26 +62,26 @@ def pr_curve(label: np.ndarray, scores: np.ndarray) -> Curve | None:
 
 
 def pixel_auroc(truth: np.ndarray, local: np.ndarray) -> float | None:
-    """AUROC over all pixels (or time steps): `truth` bool and `local` float32, both `(n, h, w)` or `(n, t)`.
+    """AUROC over all pixels (or time steps): `truth` labels and `local` float32, both `(n, h, w)` or `(n, t)`.
 
-    Exact; sorts one copy of the normal pixels, so memory is about one more set of maps."""
-    return _area(local[~truth], local[truth], None, limit=1.0)
+    Exact; sorts one copy of the normal pixels, so memory is about one more set of maps. Labels of -1 do not count."""
+    return _area(local[truth == 0], local[truth == 1], None, limit=1.0)
 
 
 def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | None:
     """Area under the per-region-overlap curve up to the false-alarm rate `limit`, divided by `limit`.
 
-    `truth` bool and `local` float32, both `(n, h, w)` or `(n, t)`. Bergmann et al., "The MVTec Anomaly Detection
-    Dataset" (IJCV 2021), section 5.2: at each threshold the share of every true region that is found, averaged
-    over all regions, against the share of all normal pixels that are above it. Regions are connected with
-    diagonals. The overlap is a detection rate in which a pixel weighs 1 / (its region's size x regions), so
-    the area is exact over all thresholds, with ties and the point at `limit` interpolated linearly. Regions are
+    `truth` labels (-1 does not count) and `local` float32, both `(n, h, w)` or `(n, t)`. Bergmann et al., "The MVTec
+    Anomaly Detection Dataset" (IJCV 2021), section 5.2: at each threshold the share of every true region that is
+    found, averaged over all regions, against the share of all normal pixels that are above it. Regions are connected
+    with diagonals. The overlap is a detection rate in which a pixel weighs 1 / (its region's size x regions), so the
+    area is exact over all thresholds, with ties and the point at `limit` interpolated linearly. Regions are
     labelled map by map and the normal pixels sorted in one copy: memory is about one more set of maps.
     """
     weights = []
     regions = 0
     neighbours = np.ones((3,) * (truth.ndim - 1), bool)
-    for one in truth:
+    for one in truth == 1:
         if one.any():
             numbered, count = ndimage.label(one, neighbours)
             inside = numbered[one]
@@ -89,7 +89,7 @@ def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | N
             regions += count
     if not regions:
         return None
-    return _area(local[~truth], local[truth], np.concatenate(weights) / regions, limit)
+    return _area(local[truth == 0], local[truth == 1], np.concatenate(weights) / regions, limit)
 
 
 def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float | int]:

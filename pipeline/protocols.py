@@ -1,7 +1,7 @@
 """The five contracts: Samples, Scores, Detector, Modality, Augmenter.
 
-Everything hangs on this file. A class fulfils a contract by having its methods; there is nothing to inherit from.
-Two things hold everywhere: higher scores are more anomalous; labels are 0 (normal), 1 (anomalous) or -1 (unknown).
+A class fulfils a contract by having its methods; there is nothing to inherit. Higher scores are more anomalous;
+labels, of samples and of pixels, are 0 (normal), 1 (anomalous) or -1 (unknown).
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,12 +21,15 @@ MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", 
 @dataclass(frozen=True)
 class Batch:
     """Some samples, decoded. `x` depends on the kind of data: images uint8 `(n, 3, h, w)`, tables a DataFrame of n
-    rows. `mask` marks the anomalous part of each sample, images bool `(n, h, w)`; None where the kind has none."""
+    rows. `mask` holds the label of every pixel, int8 `(n, h, w)`; None where the kind has no parts to label.
+    `region`, bool `(n, h, w)`, tells which pixels count: training and scores look at no others. None: all do."""
 
     ids: list[str]
     x: Any
     label: np.ndarray  # int8 (n,)
     mask: np.ndarray | None = None
+    region: np.ndarray | None = None
+    category: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,8 +46,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class State:
-    """Fitted state that can be stored without pickle: `arrays` in safetensors, `meta` (plain JSON values) in
-    detector.json, `estimators` (scikit-learn objects) in skops."""
+    """Fitted state: `arrays` go to safetensors, `meta` (JSON) to detector.json, scikit-learn `estimators` to skops."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a modality found in a source: the manifest of good samples, and the rejected ones (id, path, reason)."""
+    """What a modality found in a source: good samples, and rejected ones (id, path, reason)."""
 
     manifest: pd.DataFrame
     rejected: pd.DataFrame
@@ -102,8 +104,7 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Check:
-    """A Great Expectations class name and its arguments (`checks.py` runs it); failing a `critical` one stops the line,
-    and `says` is the sentence shown then."""
+    """A Great Expectations class and its arguments; failing a `critical` one stops the line with what it `says`."""
 
     expectation: str
     options: dict[str, Any]
@@ -123,8 +124,8 @@ class Modality(Protocol):
         """A view of manifest rows as `pipeline.samples.read_manifest` gives them."""
 
     def from_frame(self, frame: pd.DataFrame) -> Samples:
-        """A view of samples that come as a DataFrame, as over MLflow's scoring server: images in a column
-        `path`, tables as they are. Raises DataError when they cannot be read."""
+        """A view of samples in a DataFrame, as MLflow's scoring server gets them: images in a column `path`, tables
+        as they are. Raises DataError when they cannot be read."""
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Manifest rows in the form that `from_frame` takes; the way there and back gives the same batches."""
@@ -136,7 +137,7 @@ class Modality(Protocol):
         """The frame to check for the dataset in `folder`, and the suite of checks for it."""
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
-        """Metrics of local scores against masks, both over all test samples, of the same shape."""
+        """Metrics of local scores over all test samples against labels of the same shape; -1 does not count."""
 
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         """One picture per sample of `batch` under `out`, named after the sample's id; their paths."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.protocols import Detector, Samples, Scores
+from pipeline.protocols import UNKNOWN, Detector, Samples, Scores
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of all samples of a view, in its order, and their true masks where maps were kept.
+    """The scores of all samples of a view, in its order, and the true labels of their parts where maps were kept.
 
-    `scores.local` is float32 `(n, h, w)` or None; `truth` is bool of the same shape or None."""
+    `scores.local` is float32 `(n, h, w)` or None; `truth`, the labels of its parts, int8 of the same shape or None."""
 
     scores: Scores
     truth: np.ndarray | None = None
@@ -28,7 +28,8 @@ def score(detector: Detector, samples: Samples, batch: int = 32, *, keep_local: 
             if keep_local and scores.local is not None:
                 local.append(scores.local)
                 if some.mask is not None:
-                    truth.append(some.mask)
+                    counts = some.region is None or some.region
+                    truth.append(np.where(counts, some.mask, np.int8(UNKNOWN)))
             bar.update(len(some))
     return Scored(
         Scores(np.concatenate(sample), np.concatenate(local) if local else None),

@@ -9,16 +9,24 @@ from pipeline.samples import View
 SIDE = 48
 
 
-def view(x: np.ndarray, label: np.ndarray | None = None, mask: np.ndarray | None = None) -> Samples:
+def view(
+    x: np.ndarray,
+    label: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    region: np.ndarray | None = None,
+    category: list[str] | None = None,
+) -> Samples:
     """Samples over images in memory, all normal unless `label` says otherwise."""
     n = len(x)
     label = np.zeros(n, np.int8) if label is None else label.astype(np.int8)
-    mask = np.zeros((n, *x.shape[2:]), bool) if mask is None else mask
+    mask = np.zeros((n, *x.shape[2:]), np.int8) if mask is None else mask.astype(np.int8)
     rows = pd.DataFrame({"id": [f"s-{i:03d}" for i in range(n)], "label": label, "at": np.arange(n)})
+    rows["category"] = [""] * n if category is None else category
 
     def read(some: pd.DataFrame) -> Batch:
         at = some["at"].to_numpy()
-        return Batch(some["id"].tolist(), x[at], label[at], mask[at])
+        inside = None if region is None else region[at]
+        return Batch(some["id"].tolist(), x[at], label[at], mask[at], inside, some["category"].tolist())
 
     return View(rows, read)
 

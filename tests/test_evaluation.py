@@ -47,16 +47,19 @@ class Pictures:
 
     def _read(self, rows: pd.DataFrame) -> Batch:
         x = np.zeros((len(rows), 3, SIDE, SIDE), np.uint8)
-        mask = np.zeros((len(rows), SIDE, SIDE), bool)
+        mask = np.zeros((len(rows), SIDE, SIDE), np.int8)
         for i, row in enumerate(rows.itertuples()):
             x[i, :] = np.random.default_rng(row.seed).integers(0, 20, (SIDE, SIDE))
             x[i, :, 2:4, 2:4] = row.level
-            mask[i, 2:4, 2:4] = row.label == 1 and row.masked
+            if row.label == 1 and row.masked:
+                mask[i, 2:4, 2:4] = 1
+            elif row.label != 0:
+                mask[i] = -1
         return Batch(rows["id"].tolist(), x, rows["label"].to_numpy(np.int8), mask if self.masks else None)
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
         found = {"pixel_auroc": metrics.pixel_auroc(truth, local), "aupro": metrics.aupro(truth, local)}
-        return {**found, "pictures": len(truth), "undefined": float("nan")}
+        return {**found, "pictures": int((truth >= 0).all(axis=(1, 2)).sum()), "undefined": float("nan")}
 
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         self.drawn[out.name] = batch.ids

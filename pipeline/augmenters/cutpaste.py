@@ -47,14 +47,17 @@ class CutPaste:
         order = shuffled(len(some), max(1, round(self.share * len(some))), rng)
         for batch in some[order].batches(BATCH):
             images = checked(batch)
-            pasted = [self._paste(image, rng) for image in images]
+            regions = [None] * len(images) if batch.region is None else batch.region
+            pasted = [self._paste(image, region, rng) for image, region in zip(images, regions, strict=True)]
             ids = [f"cutpaste-{made + i:04d}" for i in range(len(images))]
             made += len(images)
             x, mask = (np.stack(part) for part in zip(*pasted, strict=True))
-            yield Batch(ids, x, np.ones(len(x), np.int8), mask)
+            yield Batch(ids, x, np.ones(len(x), np.int8), mask.astype(np.int8), batch.region, batch.category)
 
-    def _paste(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The image `(3, h, w)` with the patch in it, and the mask `(h, w)`."""
+    def _paste(
+        self, image: np.ndarray, region: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The image `(3, h, w)` with the patch in it, and the mask `(h, w)`: what of the patch lies in the region."""
         _, h, w = image.shape
         scar = self.shape == "scar" or (self.shape == "both" and rng.random() < 0.5)
         height, width, angle = self._scar(h, w, rng) if scar else self._patch(h, w, rng)
@@ -64,13 +67,28 @@ class CutPaste:
         high, wide = inside.shape
         # elsewhere: a place that differs from where the patch was cut, if the image has another
         for _ in range(8):
-            y, x = int(rng.integers(h - high + 1)), int(rng.integers(w - wide + 1))
+            y, x = self._place((h, w), (high, wide), region, rng)
             if (y, x) != (top, left):
                 break
+        if region is not None:
+            inside = inside & region[y : y + high, x : x + wide]
         out, mask = image.copy(), np.zeros((h, w), bool)
         mask[y : y + high, x : x + wide] = inside
         out[:, y : y + high, x : x + wide] = np.where(inside, turned, out[:, y : y + high, x : x + wide])
         return out, mask
+
+    def _place(
+        self, size: tuple[int, int], box: tuple[int, int], region: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Top and left of a box of (h, w) pixels; in a region, its middle is a pixel of that if edges let it."""
+        if region is None or not region.any():
+            return int(rng.integers(size[0] - box[0] + 1)), int(rng.integers(size[1] - box[1] + 1))
+        inside = np.flatnonzero(region)
+        row, column = divmod(int(inside[rng.integers(len(inside))]), size[1])
+        return (
+            int(np.clip(row - box[0] // 2, 0, size[0] - box[0])),
+            int(np.clip(column - box[1] // 2, 0, size[1] - box[1])),
+        )
 
     def _patch(self, h: int, w: int, rng: np.random.Generator) -> tuple[int, int, float]:
         """Height and width in pixels, and an angle of 0. Aspect ratio 0.3 to 3.3, as in the paper."""

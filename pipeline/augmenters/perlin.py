@@ -35,7 +35,7 @@ class Perlin:
             raise ParamsError(f"augment.opacity must be [least, most], got {list(self.opacity)} (params.yaml)")
 
     def augment(self, train: Samples) -> Iterator[Batch]:
-        """Anomalous uint8 images `(n, 3, h, w)` with masks `(n, h, w)`; raises DataError without normals."""
+        """Anomalous uint8 images `(n, 3, h, w)` with pixel labels `(n, h, w)`; raises DataError without normals."""
         some = normals(train)
         rng = np.random.default_rng(self.seed)
         targets = shuffled(len(some), max(1, round(self.share * len(some))), rng)
@@ -46,9 +46,9 @@ class Perlin:
             textures = checked(other, images.shape[2:])
             out, masks = np.empty_like(images), np.empty((len(images), *images.shape[2:]), bool)
             for i, image in enumerate(images):
-                masks[i] = mask(image.shape[1:], self.finest, rng)
+                masks[i] = mask(image.shape[1:], self.finest, rng, None if onto.region is None else onto.region[i])
                 texture = foreign(textures[i], rng)
                 out[i] = blend(image, texture, masks[i], float(rng.uniform(*self.opacity)))
             ids = [f"perlin-{made + i:04d}" for i in range(len(images))]
             made += len(images)
-            yield Batch(ids, out, np.ones(len(out), np.int8), masks)
+            yield Batch(ids, out, np.ones(len(out), np.int8), masks.astype(np.int8), onto.region, onto.category)

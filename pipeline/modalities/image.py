@@ -1,31 +1,32 @@
-"""Images: files on disk, decoded to RGB uint8 of one size, with a mask per defect where there is one."""
+"""Images: files on disk, laid on a canvas of one size as RGB uint8, with a label for every pixel where it is known."""
 
 import hashlib
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from os import cpu_count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from PIL import Image as Pil
 from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import link, sha256
+from pipeline.parts.image_canvas import Canvas, Polygon, Side
 from pipeline.parts.image_checks import frame_to_check, suite
-from pipeline.parts.image_files import NotAnImage, contrast, marked, opened, rgb
+from pipeline.parts.image_files import NotAnImage, contrast, marked, opened
 from pipeline.parts.image_layouts import Found, listing
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Ingested, Samples, Scores
 from pipeline.samples import View
 
-Side = Annotated[int, Ge(8)]
 COLUMNS = {
     "id": "str",
     "sha256": "str",
@@ -44,6 +45,7 @@ COLUMNS = {
     "height": "int32",
     "mode": "str",
     "contrast": "float64",  # standard deviation of the grey levels
+    "region": "str",  # below the folder: which pixels of an image that lies on its canvas already count; "" for a file
 }
 AT_A_TIME = 1024  # images in the hands of the thread pool
 
@@ -53,8 +55,15 @@ class Image:
     """Options of the `dataset` section for `kind: image`."""
 
     size: tuple[Side, Side] = (256, 256)
-    """Height and width in pixels that every image is resized to: bilinear with antialiasing, masks nearest.
-    The aspect ratio is not kept."""
+    """Height and width in pixels of the canvas that every image is laid on."""
+    fit: Literal["letterbox", "stretch", "native"] = "letterbox"
+    """`letterbox` scales an image until it just fits and keeps its aspect, `native` keeps its pixels as they are (for
+    larger canvases, with `tiles`), `stretch` squashes it to the canvas. Bars around an image do not count."""
+    crop: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of an image's width and height that is kept around its centre."""
+    region: list[Polygon] = field(default_factory=list)
+    """Region of interest: polygons of (x, y) as shares of the image's width and height; nothing outside counts.
+    `python -m pipeline.region MASK.png` gives the polygons of a drawn mask."""
     max_pixels: Annotated[int, Ge(1)] = 50_000_000
     """Images with more pixels than this are quarantined before they are decoded."""
     min_side: Annotated[int, Ge(1)] = 16
@@ -107,6 +116,9 @@ class Image:
             image = opened(one.path, self.max_pixels)
         except NotAnImage as why:
             return str(why)
+        misfit = self._canvas.misfit(*image.size)
+        if misfit:
+            return misfit
         row = {name: getattr(one, name) for name in ("id", "label", "defect", "group", "category", "severity", "time")}
         row |= {"split": one.split, "path": f"images/{one.id}", "mask": "", "mask_sha256": ""}
         row |= {"width": image.width, "height": image.height, "mode": image.mode, "contrast": contrast(image)}
@@ -125,17 +137,20 @@ class Image:
         link(one.path, out / row["path"])
         return row
 
-    def samples(self, rows: pd.DataFrame) -> Samples:
-        """Batches with x uint8 `(n, 3, h, w)` and mask bool `(n, h, w)`, all False for normal images.
+    @cached_property
+    def _canvas(self) -> Canvas:
+        return Canvas(self.size, self.fit, self.crop, self.region)
 
-        The pixels of an image are unknown where it is not normal and has no mask file. Then no batch of this view
-        has a mask: counting unknown pixels as normal would falsify every pixel metric.
+    def samples(self, rows: pd.DataFrame) -> Samples:
+        """Batches with x uint8 `(n, 3, h, w)`, the label of every pixel and the region that counts.
+
+        Pixels of an image that is not normal and has no mask are of unknown label.
         A batch raises DataError for an image that has vanished or changed since ingest."""
-        known = bool(((rows["label"] == NORMAL) | (rows["mask"] != "")).all())
-        return View(rows, lambda some: self._read(some, known))
+        return View(rows, self._read)
 
     def from_frame(self, frame: pd.DataFrame) -> Samples:
-        """The images whose local paths stand in the column `path`, of unknown label; other columns are ignored."""
+        """The images whose local paths stand in the column `path`, of unknown label. A column `region` may name a
+        mask for images that lie on their canvas already, `category` their category; others are ignored."""
         if "path" not in frame.columns:
             raise DataError(
                 f"images must come with a column path, got the columns {', '.join(map(str, frame.columns))}"
@@ -143,29 +158,37 @@ class Image:
         wrong = [value for value in frame["path"] if not isinstance(value, str) or not value]
         if wrong:
             raise DataError(f"column path must hold the paths of image files, got {wrong[0]!r}")
+        rows = frame.reindex(columns=["path", "region", "category"]).to_dict("records")
         unknown = {"label": UNKNOWN, "width": 0, "height": 0}
-        rows = _typed([{"id": path, "path": path, **unknown} for path in frame["path"]])
-        return self.samples(rows.assign(folder=""))
+        return self.samples(_typed([{"id": row["path"], **row, **unknown} for row in rows]).assign(folder=""))
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The local paths of the images of manifest rows, in a column `path`."""
-        return pd.DataFrame(
-            {"path": [str(Path(folder, path)) for folder, path in zip(rows["folder"], rows["path"], strict=True)]}
-        )
+        """The local paths of the images of manifest rows in a column `path`; `region` and `category` as they are."""
 
-    def _read(self, rows: pd.DataFrame, masks: bool) -> Batch:
+        def local(column: str) -> list[str]:
+            return [str(Path(row["folder"], row[column])) if row[column] else "" for _, row in rows.iterrows()]
+
+        return pd.DataFrame({"path": local("path"), "region": local("region"), "category": rows["category"].to_list()})
+
+    def _read(self, rows: pd.DataFrame) -> Batch:
         height, width = self.size
         x = np.empty((len(rows), 3, height, width), np.uint8)
-        mask = np.zeros((len(rows), height, width), bool) if masks else None
+        mask = np.full((len(rows), height, width), UNKNOWN, np.int8)
+        mask[rows["label"].to_numpy() == NORMAL] = NORMAL
+        region = np.ones((len(rows), height, width), bool)
+        partly = False
         for index, row in enumerate(rows.itertuples()):
-            image = rgb(self._reopened(row.id, Path(row.folder, row.path), row.sha256))
-            if image.size != (width, height):
-                image = image.resize((width, height), Pil.Resampling.BILINEAR)
-            x[index] = np.asarray(image).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
-            if mask is not None and row.mask and row.label != NORMAL:
-                marks = marked(self._reopened(row.id, Path(row.folder, row.mask), row.mask_sha256))
-                mask[index] = np.asarray(marks.resize((width, height), Pil.Resampling.NEAREST)) > 0
-        return Batch(rows["id"].tolist(), x, rows["label"].to_numpy(np.int8), mask)
+            image = self._reopened(row.id, Path(row.folder, row.path), row.sha256)
+            canvas = Canvas(self.size, "stretch") if row.region else self._canvas
+            x[index], inside = canvas.image(image)
+            if row.region:
+                inside = np.asarray(self._reopened(row.id, Path(row.folder, row.region), "").convert("L")) > 0
+            if inside is not None:
+                region[index], partly = inside, True
+            if row.mask and row.label != NORMAL:
+                mask[index] = canvas.mask(marked(self._reopened(row.id, Path(row.folder, row.mask), row.mask_sha256)))
+        label = rows["label"].to_numpy(np.int8)
+        return Batch(rows["id"].tolist(), x, label, mask, region if partly else None, rows["category"].tolist())
 
     def _reopened(self, name: str, path: Path, content: str) -> Pil.Image:
         """The image at `path`, which must still have the hash `content` ("" for not known)."""
@@ -182,7 +205,8 @@ class Image:
             raise DataError(f"image {name} cannot be used: {why}") from why
 
     def save(self, batches: Iterable[Batch], out: Path) -> pd.DataFrame:
-        """PNGs under `out/images`, masks of anomalous images under `out/masks`, and manifest.parquet."""
+        """PNGs under `out/images`, masks of anomalous images under `out/masks`, regions under `out/regions`, and
+        manifest.parquet."""
         frames = [_typed([])]
         for batch in batches:
             rows = []
@@ -193,9 +217,15 @@ class Image:
                 row |= {"split": "train", "width": image.width, "height": image.height, "mode": image.mode}
                 row |= {"path": f"images/{name.removesuffix('.png')}.png", "contrast": contrast(image)}
                 row["sha256"] = _write(image, out / row["path"])
-                if batch.mask is not None and label != NORMAL:
-                    row |= {"mask": f"masks/{name.removesuffix('.png')}.png", "mask_share": batch.mask[index].mean()}
-                    row["mask_sha256"] = _write(Pil.fromarray(batch.mask[index]), out / row["mask"])
+                marks = None if batch.mask is None else batch.mask[index] == ANOMALOUS
+                if marks is not None and marks.any() and label != NORMAL:
+                    row |= {"mask": f"masks/{name.removesuffix('.png')}.png", "mask_share": marks.mean()}
+                    row["mask_sha256"] = _write(Pil.fromarray(marks), out / row["mask"])
+                if batch.region is not None:
+                    row["region"] = f"regions/{name.removesuffix('.png')}.png"
+                    _write(Pil.fromarray(batch.region[index]), out / row["region"])
+                if batch.category is not None:
+                    row["category"] = batch.category[index]
                 rows.append(row)
             frames.append(_typed(rows))
         manifest = pd.concat(frames, ignore_index=True)
@@ -207,7 +237,7 @@ class Image:
 
     def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
         """One row per image, rejected ones included, and the suite: see parts/image_checks.py."""
-        frame = frame_to_check(folder, self.size)
+        frame = frame_to_check(folder, self.size if self.fit == "stretch" else None)
         return frame, suite(frame, self.min_side, self.min_normals)
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:

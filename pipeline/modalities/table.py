@@ -162,4 +162,5 @@ def _joined(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _batch(rows: pd.DataFrame, features: pd.DataFrame) -> Batch:
     ids = rows["id"].tolist()
-    return Batch(ids, features.set_axis(ids, axis=0), rows["label"].to_numpy(np.int8))
+    category = rows["category"].tolist() if "category" in rows else None
+    return Batch(ids, features.set_axis(ids, axis=0), rows["label"].to_numpy(np.int8), category=category)

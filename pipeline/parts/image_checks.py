@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.parts.image_files import MODES
@@ -12,16 +13,17 @@ from pipeline.samples import read_manifest
 BLANK = 1.0  # grey levels of contrast below which an image shows nothing
 
 
-def frame_to_check(folder: Path, size: tuple[int, int]) -> pd.DataFrame:
+def frame_to_check(folder: Path, size: tuple[int, int] | None) -> pd.DataFrame:
     """The manifest of a dataset folder with computed columns, then its rejected files with `readable` False and only
-    `id` and `reason` besides. A computed column is empty where its check does not apply."""
+    `id` and `reason` besides. A computed column is empty where its check does not apply. `size` (h, w) is the canvas
+    when images are stretched to it, None when they keep their aspect."""
     rows = read_manifest(folder).drop(columns="folder")
     normal, anomalous, masked = rows["label"] == NORMAL, rows["label"] == ANOMALOUS, rows["mask"] != ""
     rows["readable"] = True
     rows["copies"] = rows.groupby(["sha256", "label"])["id"].transform("size")
     rows["labels"] = rows.groupby("sha256")["label"].transform("nunique")
     rows["side"] = rows[["width", "height"]].min(axis=1)
-    rows["aspect"] = rows["width"] / rows["height"] / (size[1] / size[0])
+    rows["aspect"] = rows["width"] / rows["height"] / (size[1] / size[0]) if size else np.nan
     rows["normal_contrast"] = rows["contrast"].where(normal)
     rows["normal_marked"] = rows["mask_share"].where(normal)
     rows["defect_marked"] = rows["mask_share"].where(anomalous)
@@ -57,7 +59,7 @@ def suite(frame: pd.DataFrame, min_side: int, min_normals: int) -> list[Check]:
             "images of several modes are mixed",
         ),
         (values, between("side", min_side, None), True, small),
-        (values, between("aspect", 0.5, 2), False, "images are squeezed to less than half (dataset.size)"),
+        (values, between("aspect", 0.5, 2), False, "images are squeezed to less than half (dataset.fit)"),
         (values, between("normal_contrast", BLANK, None), True, "images labelled normal are blank"),
         (values, between("copies", None, 1), False, "images with the same label have identical content"),
         (values, between("labels", None, 1), True, "images with identical content have different labels"),

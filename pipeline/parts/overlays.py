@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.protocols import Batch, Scores
+from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Scores
 
 SIDE = 224  # smallest height of a panel, in pixels
 GAP = 4
@@ -21,25 +21,31 @@ def overlays(batch: Batch, scores: Scores, threshold: float, out: Path) -> list[
     """One PNG per sample of `batch` (x uint8 `(n, 3, h, w)`) under `out`; their paths, in order.
 
     Panels: the image; the local scores over it in viridis, on one scale for the whole batch; the outline of
-    the true mask. The second is left out without local scores, the third without masks."""
+    the true mask. The second is left out without local scores, the third where no pixel's label is known. Bars and
+    what else lies outside the region stay without heat."""
     from matplotlib import colormaps
 
     out.mkdir(parents=True, exist_ok=True)
     palette = (colormaps["viridis"](np.arange(256))[:, :3] * 255).astype(np.uint8)
-    low, high = (float(scores.local.min()), float(scores.local.max())) if scores.local is not None else (0.0, 0.0)
+    low, high = 0.0, 0.0
+    if scores.local is not None:
+        counted = scores.local if batch.region is None else scores.local[batch.region]
+        low, high = float(counted.min()), float(counted.max())
     font = ImageFont.load_default(size=12)
     paths = []
     for index, name in enumerate(batch.ids):
         image = np.ascontiguousarray(batch.x[index].transpose(1, 2, 0))  # (h, w, 3)
         panels = [image]
         if scores.local is not None:
-            levels = (scores.local[index] - low) / max(high - low, 1e-12) * 255
+            levels = ((scores.local[index] - low) / max(high - low, 1e-12) * 255).clip(0, 255)
             heat = palette[np.rint(levels).astype(np.uint8)]
-            panels.append((image * (1 - OPACITY) + heat * OPACITY).astype(np.uint8))
+            warm = (image * (1 - OPACITY) + heat * OPACITY).astype(np.uint8)
+            panels.append(warm if batch.region is None else np.where(batch.region[index][..., None], warm, image))
         zoom = -(-SIDE // image.shape[0])  # whole times, so that pixels stay pixels
         panels = [np.repeat(np.repeat(panel, zoom, axis=0), zoom, axis=1) for panel in panels]
-        if batch.mask is not None:
-            mask = np.repeat(np.repeat(batch.mask[index], zoom, axis=0), zoom, axis=1)
+        if batch.mask is not None and not (batch.mask[index] == UNKNOWN).all():
+            marks = batch.mask[index] == ANOMALOUS
+            mask = np.repeat(np.repeat(marks, zoom, axis=0), zoom, axis=1)
             panels.append(np.where(_outline(mask)[..., None], np.uint8(OUTLINE), panels[0]))
         score = np.float32(scores.sample[index])
         verdict = "alarm" if score > np.float32(threshold) else "accept"

@@ -8,6 +8,7 @@ turned, mirrored, recoloured and posterised, so nothing needs to be downloaded.
 import numpy as np
 
 THRESHOLD = 0.5  # noise above it is anomalous
+ATTEMPTS = 100  # draws of noise before a region is marked whole
 
 
 def noise(size: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -29,15 +30,19 @@ def noise(size: tuple[int, int], cells: tuple[int, int], rng: np.random.Generato
     return (np.sqrt(2) * (top * (1 - fade_v) + bottom * fade_v)).astype(np.float32)
 
 
-def mask(size: tuple[int, int], finest: int, rng: np.random.Generator) -> np.ndarray:
-    """Where an anomaly is, bool `(h, w)`, neither empty nor full. The grid has 1 to 2**`finest` cells each way."""
+def mask(size: tuple[int, int], finest: int, rng: np.random.Generator, inside: np.ndarray | None = None) -> np.ndarray:
+    """Where an anomaly is, bool `(h, w)`, neither empty nor full, within `inside` bool `(h, w)` where that is given.
+
+    The grid has 1 to 2**`finest` cells each way. A region too small for the noise to hit is marked whole."""
     most = [max(0, min(finest, int(np.log2(side)) - 1)) for side in size]
-    while True:
+    for _ in range(ATTEMPTS):
         down, across = (2 ** int(rng.integers(0, m + 1)) for m in most)
-        values = noise(size, (down, across), rng)
-        found = values > THRESHOLD
+        found = noise(size, (down, across), rng) > THRESHOLD
+        if inside is not None:
+            found &= inside
         if found.any() and not found.all():
             return found
+    return np.ones(size, bool) if inside is None else inside.copy()
 
 
 def foreign(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -18,7 +18,7 @@ def test_patches_are_rectangles_within_the_area_and_the_rest_is_untouched() -> N
     batch = made(CutPaste(share=1.0, shape="patch", area=(0.05, 0.1)))
     assert batch.ids == [f"cutpaste-{i:04d}" for i in range(12)]
     assert (batch.label == 1).all()
-    for image, mask in zip(batch.x, batch.mask, strict=True):
+    for image, mask in zip(batch.x, batch.mask == 1, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert box.all()
@@ -30,7 +30,7 @@ def test_patches_are_rectangles_within_the_area_and_the_rest_is_untouched() -> N
 
 def test_without_jitter_a_patch_comes_from_the_image_itself() -> None:
     batch = made(CutPaste(share=1.0, shape="patch", jitter=0.0))
-    for image, mask in zip(batch.x, batch.mask, strict=True):
+    for image, mask in zip(batch.x, batch.mask == 1, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         patch = image[0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         windows = np.lib.stride_tricks.sliding_window_view(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.augmenters.cutpaste import CutPaste
 from pipeline.augmenters.perlin import Perlin
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import build
@@ -20,7 +21,7 @@ def test_makes_the_share_with_masks_that_tell_the_truth() -> None:
     assert batch.x.dtype == np.uint8
     assert batch.mask is not None
     assert batch.mask.shape == (5, SIDE, SIDE)
-    for image, mask in zip(batch.x, batch.mask, strict=True):
+    for image, mask in zip(batch.x, batch.mask == 1, strict=True):
         assert mask.any()
         # outside the mask it is one of the normals, inside it mostly is not
         twin = min(x, key=lambda normal: int((normal != image).sum()))
@@ -46,7 +47,7 @@ def test_takes_normals_only_and_needs_one() -> None:
     x[0] = 255  # an anomaly
     (batch,) = Perlin(share=4.0, opacity=(0.2, 0.2)).augment(view(x, np.array([1, 0, 0])))
     assert len(batch) == 8
-    assert (batch.x[:, :, ~batch.mask.any(axis=0)] < 255).all()
+    assert (batch.x[:, :, ~(batch.mask == 1).any(axis=0)] < 255).all()
     with pytest.raises(DataError, match="normal"):
         list(Perlin().augment(view(x[:1], np.array([1]))))
 
@@ -56,3 +57,13 @@ def test_options_are_checked() -> None:
         build(Perlin, {"share": 0}, "augment")
     with pytest.raises(ParamsError, match=r"augment\.opacity must be \[least, most\], got \[0\.9, 0\.2\]"):
         build(Perlin, {"opacity": [0.9, 0.2]}, "augment")
+
+
+@pytest.mark.parametrize("augmenter", [Perlin(share=1.0), CutPaste(share=1.0)])
+def test_anomalies_lie_in_the_region(augmenter: Perlin | CutPaste) -> None:
+    region = np.zeros((6, SIDE, SIDE), bool)
+    region[:, 10:20, 30:] = True
+    (batch,) = augmenter.augment(view(stripes(6, 0), region=region))
+    np.testing.assert_array_equal(batch.region, region)
+    assert (batch.mask == 1).any(axis=(1, 2)).all()
+    assert not (batch.mask == 1)[~region].any()

@@ -102,16 +102,79 @@ def test_noise_in_a_jpeg_mask_marks_nothing(raw: Path, ingest: Ingest) -> None:
     assert ingest(raw).manifest["mask_share"][0] == pytest.approx(64 / 768, abs=0.005)
 
 
-@pytest.mark.parametrize(("label", "known"), [(0, True), (1, False), (-1, False)])
-def test_no_view_has_masks_when_one_is_unknown(
-    label: int, known: bool, raw: Path, ingest: Ingest, tmp_path: Path
-) -> None:
-    for seed, name in enumerate(("a.png", "b.png")):
+def test_pixels_of_a_defect_without_mask_are_of_unknown_label(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
         put(raw / name, seed=seed)
-    put(raw / "a_mask.png")
-    ingest(write(raw, f"path,label,mask\na.png,1,a_mask.png\nb.png,{label},\n"))
-    samples = Image(size=(8, 8)).samples(read_manifest(tmp_path / "dataset"))
-    assert [batch.mask is not None for batch in samples.batches(1)] == [known, known]
+    put(raw / "a_mask.png", np.full((24, 32), 255, np.uint8))
+    ingest(write(raw, "path,label,mask\na.png,1,a_mask.png\nb.png,0,\nc.png,1,\nd.png,-1,\n"))
+    (batch,) = Image(size=(8, 8)).samples(read_manifest(tmp_path / "dataset")).batches(4)
+    assert batch.mask.dtype == np.int8
+    assert [np.unique(mask[1:-1]).tolist() for mask in batch.mask] == [[1], [0], [-1], [-1]]
+
+
+def test_letterbox_keeps_the_aspect_and_its_bars_do_not_count(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    put(raw / "bad/a.png", np.full((10, 40), 200, np.uint8))
+    put(raw / "masks/a.png", np.full((10, 40), 255, np.uint8))
+    put(raw / "good/b.png", noise(20, 20))
+    ingest(raw)
+    (batch,) = Image(size=(20, 20)).samples(read_manifest(tmp_path / "dataset")).batches(2)
+    rows = np.flatnonzero(batch.region[0].all(axis=1))
+    assert rows.tolist() == [7, 8, 9, 10, 11]  # 10 x 40 becomes 5 x 20
+    assert (batch.region[0].sum(), batch.mask[0].sum()) == (100, 100)
+    assert (batch.x[0] == 200).all()  # the bars repeat the border
+    assert batch.region[1].all()
+    np.testing.assert_array_equal(batch.x[1, 0], noise(20, 20))
+
+
+def test_native_keeps_the_pixels_and_sets_aside_what_is_larger(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    put(raw / "a.png", noise(24, 16))
+    put(raw / "b.png", noise(24, 40))
+    modality = Image(size=(32, 32), fit="native")
+    found = ingest(raw, size=(32, 32), fit="native")
+    assert found.rejected["reason"].tolist() == [
+        "40 x 24 pixels do not fit the canvas of 32 x 32 unscaled (dataset.size; or take dataset.fit: letterbox)"
+    ]
+    (batch,) = modality.samples(read_manifest(tmp_path / "dataset")).batches(2)
+    np.testing.assert_array_equal(batch.x[0, 0, 4:28, 8:24], noise(24, 16))
+    assert batch.region[0].sum() == 24 * 16
+    with pytest.raises(DataError, match="40 x 24 pixels do not fit the canvas"):
+        list(modality.from_frame(pd.DataFrame({"path": [str(raw / "b.png")]})).batches(1))
+
+
+def test_crop_and_region_tell_what_counts(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    put(raw / "a.png", noise(40, 40))
+    ingest(raw)
+    rows = read_manifest(tmp_path / "dataset")
+    half = [[(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)]]
+    (batch,) = Image(size=(20, 20), crop=0.5, region=half).samples(rows).batches(1)
+    np.testing.assert_array_equal(batch.x[0, 0], noise(40, 40)[10:30, 10:30])
+    np.testing.assert_array_equal(batch.region[0, :, :10], True)
+    np.testing.assert_array_equal(batch.region[0, :, 11:], False)
+
+
+def test_a_small_defect_survives_shrinking(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    put(raw / "bad/a.png")
+    mask = np.zeros((24, 32), np.uint8)
+    mask[0, 0] = 255
+    put(raw / "masks/a.png", mask)
+    ingest(raw)
+    (batch,) = Image(size=(8, 8), fit="stretch").samples(read_manifest(tmp_path / "dataset")).batches(1)
+    assert batch.mask[0].sum() == 1
+    assert batch.mask[0, 0, 0] == 1
+
+
+def test_saved_batches_keep_their_region(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
+    put(raw / "a.png", noise(24, 32))
+    ingest(raw)
+    modality = Image(size=(32, 32), crop=0.75)
+    (before,) = modality.samples(read_manifest(tmp_path / "dataset")).batches(1)
+    (tmp_path / "saved").mkdir()
+    modality.save([before], tmp_path / "saved")
+    rows = read_manifest(tmp_path / "saved")
+    for view in (modality.samples(rows), modality.from_frame(modality.to_frame(rows))):
+        (after,) = view.batches(1)
+        np.testing.assert_array_equal(after.x, before.x)
+        np.testing.assert_array_equal(after.region, before.region)
 
 
 def test_a_file_that_changed_or_vanished_since_ingest(raw: Path, ingest: Ingest, tmp_path: Path) -> None:
@@ -133,7 +196,7 @@ def test_a_frame_of_paths(tmp_path: Path) -> None:
     (batch,) = samples.batches(8)
     assert batch.ids == paths
     assert batch.label.tolist() == [-1, -1]
-    assert batch.mask is None
+    assert (batch.mask == -1).all()
     np.testing.assert_array_equal(batch.x[1, 0], noise(24, 32, seed=1))
 
 
@@ -151,8 +214,8 @@ def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_saved_batches_come_back(tmp_path: Path) -> None:
     x = noise(16, 24, 2, 3).transpose(2, 3, 0, 1)
-    mask = np.zeros((2, 16, 24), bool)
-    mask[1, 3:5] = True
+    mask = np.zeros((2, 16, 24), np.int8)
+    mask[1, 3:5] = 1
     made = Image().save([Batch(["new/0", "new/1.png"], x, np.array([0, 1], np.int8), mask)], tmp_path)
     assert made["path"].tolist() == ["images/new/0.png", "images/new/1.png"]
     assert made["defect"].tolist() == ["good", "synthetic"]

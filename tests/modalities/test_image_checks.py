@@ -36,7 +36,7 @@ def test_every_fault_of_a_dataset_is_told(raw: Path, ingest: Ingest, tmp_path: P
     put(raw / "masks/same.png", np.full((24, 32), 255, np.uint8))
     put(raw / "bad/broken.png", b"")
     ingest(raw)
-    told = verdict(tmp_path / "dataset", tmp_path, size=(24, 32))
+    told = verdict(tmp_path / "dataset", tmp_path, size=(24, 32), fit="stretch")
     assert [sentence.split(" (got")[0] for sentence in told.failures] == [
         "fewer than 8 images are normal (label 0; dataset.min_normals)",
         "images have a side of less than 16 pixels (dataset.min_side): good/thin.png (1 of 10)",
@@ -46,7 +46,7 @@ def test_every_fault_of_a_dataset_is_told(raw: Path, ingest: Ingest, tmp_path: P
     assert [sentence.split(" (got")[0] for sentence in told.warnings] == [
         "1 images or masks were quarantined (data/quarantine/rejected.csv says why): bad/broken.png (1 of 10)",
         "images of several modes are mixed",
-        "images are squeezed to less than half (dataset.size): good/thin.png (1 of 10)",
+        "images are squeezed to less than half (dataset.fit): good/thin.png (1 of 10)",
         "images with the same label have identical content: good/0.png, good/twin.png (2 of 10)",
         "defective images without mask: no pixel metrics: bad/none.png (1 of 10)",
         "masks of defective images mark no pixel: bad/colour.png (1 of 10)",
@@ -66,17 +66,21 @@ def test_marks_on_a_normal_image_are_critical(raw: Path, ingest: Ingest, tmp_pat
 
 
 def test_local_metrics() -> None:
-    truth = np.zeros((2, 4, 4), bool)
+    truth = np.zeros((2, 4, 4), np.int8)
     assert Image().local_metrics(truth, np.zeros((2, 4, 4), np.float32)) == {}
-    truth[0, :2] = True
+    truth[0, :2] = 1
     assert Image().local_metrics(truth, truth.astype(np.float32)) == pytest.approx({"pixel_auroc": 1, "aupro": 1})
     assert Image().local_metrics(truth, np.zeros((2, 4, 4), np.float32))["pixel_auroc"] == 0.5
+    wrong = np.where(truth == 1, np.float32(2), np.float32(0))
+    truth[1] = -1  # what does not count may score anything
+    wrong[1] = 3
+    assert Image().local_metrics(truth, wrong) == pytest.approx({"pixel_auroc": 1, "aupro": 1})
 
 
 def test_pictures(tmp_path: Path) -> None:
     x = np.full((3, 3, 56, 56), 100, np.uint8)
-    mask = np.zeros((3, 56, 56), bool)
-    mask[0, 20:30, 20:30] = True
+    mask = np.zeros((3, 56, 56), np.int8)
+    mask[0, 20:30, 20:30] = 1
     batch = Batch(["test/a.png", "test__a.png", "../" + "long" * 90], x, np.array([1, 0, 0], np.int8), mask)
     local = np.zeros((3, 56, 56), np.float32)
     local[0, 20:30, 20:30] = 2

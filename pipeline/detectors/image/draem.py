@@ -23,6 +23,7 @@ from pipeline.parts.draws import shuffled
 from pipeline.parts.filterbank import blur
 from pipeline.parts.images import checked
 from pipeline.parts.perlin import blend, foreign, mask
+from pipeline.parts.regions import counted
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
@@ -100,6 +101,7 @@ class Draem:
             _, logits = self.net_(images)
             odd = F.interpolate(logits.softmax(dim=1)[:, 1:], self.size_, mode="bilinear", align_corners=False)
             side = max(1, round(POOL * min(self.size_)))
+            odd = odd * counted(batch, self.size_, odd.device)[:, None]
             sample = F.avg_pool2d(odd, side, stride=1).amax(dim=(1, 2, 3))
         return Scores(sample.cpu().numpy(), odd[:, 0].cpu().contiguous().numpy())
 
@@ -153,10 +155,11 @@ class Draem:
                 more = next(labelled)
                 images = checked(more, size)
                 if more.mask is not None:
-                    marked = more.mask.any(axis=(1, 2))  # an anomaly whose place is unknown teaches nothing here
-                    seen, masks = np.concatenate([seen, images[marked]]), np.concatenate([masks, more.mask[marked]])
-            marks = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), self.shrink, ceil_mode=True)[:, 0] > 0
-            yield self._unit(clean), self._unit(seen), marks
+                    marks = more.mask == ANOMALOUS
+                    marked = marks.any(axis=(1, 2))  # an anomaly whose place is unknown teaches nothing here
+                    seen, masks = np.concatenate([seen, images[marked]]), np.concatenate([masks, marks[marked]])
+            coarse = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), self.shrink, ceil_mode=True)[:, 0] > 0
+            yield self._unit(clean), self._unit(seen), coarse
 
     def _unit(self, images: np.ndarray) -> Tensor:
         """uint8 images `(n, 3, h, w)` to what the networks see: in [0, 1], blocks of `shrink` pixels averaged."""
