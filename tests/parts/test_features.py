@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from pipeline.errors import DataError, ModelError, ParamsError
 from pipeline.params import build
-from pipeline.parts import features
+from pipeline.parts import backbones, features
+from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
 
 SMALL = "test_resnet.r160_in1k"  # timm's own tiny model for tests
@@ -106,7 +107,103 @@ def test_mean_and_std_are_applied() -> None:
     x = torch.from_numpy(pictures()).float() / 255
     with torch.inference_mode():
         expected = plain.net((x - 0.2) / 0.5)[0]
-    torch.testing.assert_close(shifted.maps(pictures())[0], expected)
+    torch.testing.assert_close(shifted.maps(pictures())[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_folding_batch_norms_changes_rounding_only() -> None:
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = timm.create_model(SMALL, features_only=True, out_indices=(1, 2))
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+                torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    net.eval().requires_grad_(False)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    folded = backbones.folded(net, x)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    for one, two in zip(net(x), folded(x), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_folding_leaves_alone_what_it_would_change() -> None:
+    class Crossed(torch.nn.Module):  # the batch norm registered behind the convolution comes before it
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+            self.norm.running_mean.fill_(0.5)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [self.conv(self.norm(x).relu())]
+
+    net = Crossed().eval()
+    assert backbones.folded(net, torch.rand(1, 3, 8, 8)) is net
+
+
+VIT = {"name": "vit_tiny_patch16_224", "levels": [1, 3]}
+
+
+def test_a_vit_gives_maps_and_tokens_of_its_blocks() -> None:
+    import timm
+
+    x = pictures(2, 64)
+    loaded = features.load(Backbone(**VIT))
+    maps, tokens = loaded.maps(x), loaded.tokens(x)
+    assert [tuple(m.shape) for m in maps] == [(2, 192, 4, 4)] * 2
+    assert [tuple(t.shape) for t in tokens] == [(2, 17, 192)] * 2  # a class token and 4 x 4 patches
+    for m, t in zip(maps, tokens, strict=True):
+        assert torch.equal(m.flatten(2).transpose(1, 2), t[:, 1:])
+    with seeded(0), torch.inference_mode():  # block by block, independently
+        net = timm.create_model(VIT["name"], dynamic_img_size=True).eval()
+        seen = net._pos_embed(net.patch_embed((torch.from_numpy(x).float() / 255 - 0.5) / 0.5))
+        for block in net.blocks[:4]:
+            seen = block(seen)
+    torch.testing.assert_close(tokens[1], seen, rtol=1e-3, atol=1e-4)
+    again = features.restore(Backbone(**VIT), loaded.arrays())
+    assert torch.equal(again.maps(x)[1], maps[1])
+    assert sum(name.endswith("mlp.fc1.weight") for name in loaded.arrays()) == 4  # what lies behind is not kept
+
+
+def test_a_vit_without_levels_is_looked_at_in_the_middle() -> None:
+    loaded = features.load(Backbone("vit_tiny_patch16_224"), usual=(2, 3))
+    assert loaded.net.levels == [5, 8]
+
+
+def test_a_size_that_a_vit_cannot_take_is_refused_with_one_that_it_can() -> None:
+    loaded = features.load(Backbone(**VIT))
+    with pytest.raises(DataError, match="multiples of its patches of 16 x 16, such as 64 x 80, got 60 x 76") as error:
+        loaded.maps(np.zeros((1, 3, 60, 76), np.uint8))
+    assert "vit_tiny_patch16_224" in str(error.value)
+
+
+def test_blocks_that_a_vit_lacks_are_refused() -> None:
+    with pytest.raises(ParamsError, match=r"vit_tiny_patch16_224 with levels \[3, 12\] .*: it has the blocks 0 to 11"):
+        features.load(Backbone("vit_tiny_patch16_224", levels=[3, 12]))
+
+
+def test_positions_of_a_cnn_are_its_tokens() -> None:
+    loaded = features.load(Backbone(name=SMALL, levels=[1]))
+    (maps,), (tokens,) = loaded.maps(pictures()), loaded.tokens(pictures())
+    assert torch.equal(tokens[:, 17], maps[:, :, 1, 1])  # 16 x 16 positions, row by row
+
+
+def test_maps_in_another_order_are_turned() -> None:
+    shapes = [
+        m.shape[1:] for m in features.load(Backbone("swin_tiny_patch4_window7_224", levels=[1])).maps(pictures(1, 224))
+    ]
+    assert shapes == [(192, 28, 28)]
+
+
+def test_half_precision_stays_near() -> None:
+    full, half = (
+        features.load(Backbone(name=SMALL, levels=[1], precision=p)).maps(pictures())[0]
+        for p in ("float32", "bfloat16")
+    )
+    assert half.dtype == torch.float32
+    assert 0 < (full - half).abs().max() < 0.05 * full.abs().max()
 
 
 @pytest.mark.parametrize(

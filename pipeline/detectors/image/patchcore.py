@@ -109,7 +109,7 @@ class PatchCore:
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
-        self.bank_ = torch.from_numpy(np.array(state.arrays["bank"])).to(self._features.mean.device)
+        self.bank_ = torch.from_numpy(np.array(state.arrays["bank"])).to(self._features.device)
         self.size_ = tuple(state.meta["size"])
         self.hash_ = state.meta["weights_sha256"]
         return self
