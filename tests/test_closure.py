@@ -1,4 +1,6 @@
-"""DVC does not follow imports: every stage's deps must name all the project code that it runs (DESIGN section 1)."""
+"""DVC does not follow imports: every stage's deps must name all the project code that it runs (DESIGN section 1).
+
+`python -m tests.test_closure` writes them into dvc.yaml."""
 
 import ast
 import re
@@ -59,28 +61,39 @@ def declared(stage: str) -> set[str]:
     return {dep.removeprefix("${root}/") for dep in body["deps"] if dep.startswith("${root}/")}
 
 
+def needed(stage: str) -> set[str]:
+    """The deps of code that `stage` must have: its closure, with a placeholder for the files of a table."""
+    held = declared(stage) & set(PLACEHOLDERS)
+    of_tables = {holder.split("$")[0] + f"{key}.py" for holder in held for key in PLACEHOLDERS[holder]}
+    return (closure(f"pipeline/stages/{stage}.py", *of_tables) - of_tables) | held
+
+
+def rewritten(text: str) -> str:
+    """dvc.yaml with the deps of code that every stage needs."""
+    lines: list[str] = []
+    stage, waiting = "", False
+    for line in text.splitlines():
+        if found := re.fullmatch(r"  (\w+):", line):
+            stage = found[1]
+        if line.lstrip().startswith("- ${root}/"):
+            waiting = True
+            indent = line[: len(line) - len(line.lstrip())]
+            continue
+        if waiting:
+            lines += [f"{indent}- ${{root}}/{name}" for name in sorted(needed(stage))]
+            waiting = False
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 @pytest.mark.parametrize("stage", DAG)
 def test_deps_name_all_the_code_that_the_stage_runs(stage: str) -> None:
-    deps = declared(stage)
-    start = {f"pipeline/stages/{stage}.py"}
-    for placeholder, table in PLACEHOLDERS.items():
-        if placeholder in deps:
-            start |= {placeholder.split("$")[0] + f"{key}.py" for key in table}
-    needed = closure(*start)
-    for placeholder, table in PLACEHOLDERS.items():
-        if placeholder in deps:
-            needed -= {placeholder.split("$")[0] + f"{key}.py" for key in table}
-    assert needed - deps == set(), f"add these to the deps of {stage} in dvc.yaml"
+    assert needed(stage) - declared(stage) == set(), f"add these to the deps of {stage} in dvc.yaml"
 
 
 @pytest.mark.parametrize("stage", DAG)
 def test_deps_name_nothing_that_the_stage_does_not_run(stage: str) -> None:
-    deps = declared(stage) - set(PLACEHOLDERS)
-    start = {f"pipeline/stages/{stage}.py"}
-    for placeholder, table in PLACEHOLDERS.items():
-        if placeholder in declared(stage):
-            start |= {placeholder.split("$")[0] + f"{key}.py" for key in table}
-    assert deps - closure(*start) == set(), f"remove these from the deps of {stage} in dvc.yaml"
+    assert declared(stage) - needed(stage) == set(), f"remove these from the deps of {stage} in dvc.yaml"
 
 
 def test_stages_and_their_files_are_the_same() -> None:
@@ -97,3 +110,13 @@ def test_stage_runs_the_file_of_its_name(stage: str) -> None:
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:
     assert "pipeline/errors.py" in closure("pipeline/stages/split.py")
     assert "pipeline/tables.py" in closure("pipeline/stages/split.py")  # through params
+
+
+def test_writing_the_deps_changes_nothing_that_is_right() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert rewritten(text) == text
+
+
+if __name__ == "__main__":
+    path = ROOT / "dvc.yaml"
+    path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")

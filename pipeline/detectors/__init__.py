@@ -4,6 +4,7 @@ TABLE = {
     "image/patchcore": "PatchCore",
     "image/gaussian": "Gaussian",
     "image/draem": "Draem",
+    "image/padim": "Padim",
     "table/isolation_forest": "IsolationForest",
     "table/knn": "KNN",
     "table/smote_classifier": "SmoteClassifier",
