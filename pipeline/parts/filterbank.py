@@ -23,7 +23,7 @@ OPPONENTS = ((0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
 GAIN_ENERGY, GAIN_SIGNED, GAIN_TONE, GAIN_SPREAD = 4.0, 2.0, 1.0, 2.0
 
 
-def _gaussian(sigma: float) -> Tensor:
+def gaussian(sigma: float) -> Tensor:
     """A normalised Gaussian, float32 `(2r + 1,)`, cut at three sigmas."""
     radius = math.ceil(3 * sigma)
     at = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -35,7 +35,7 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of `(n, c, h, w)` by `sigma` pixels, edges reflected (repeated where the image is too small)."""
     if sigma <= 0:
         return x
-    kernel = _gaussian(sigma).to(x.device)
+    kernel = gaussian(sigma).to(x.device)
     n, c, h, w = x.shape
     radius = len(kernel) // 2
     mode = "reflect" if radius < min(h, w) else "replicate"

@@ -1,9 +1,12 @@
-"""Which positions of a feature map count: those that lie in the region of their image."""
+"""Maps with a region: which positions count, their mean, and their way back to the pixels."""
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.parts.filterbank import gaussian
 from pipeline.protocols import Batch
 
 
@@ -22,3 +25,33 @@ def pooled(maps: Tensor, inside: Tensor) -> Tensor:
     """Mean of `maps` `(n, c, h', w')` over the positions that count, `inside` bool `(n, h', w')`: `(n, c)`."""
     weight = inside[:, None].to(maps.dtype)
     return (maps * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+
+
+def largest(maps: Tensor, inside: Tensor) -> Tensor:
+    """Largest value `(n,)` of `maps` `(n, h', w')` over the positions that count."""
+    return maps.masked_fill(~inside, -torch.inf).amax(dim=(1, 2))
+
+
+def enlarged(maps: Tensor, size: tuple[int, int], smooth: float, inside: Tensor) -> Tensor:
+    """`maps` `(n, h', w')` at the image's `size` (h, w): bilinear, then a Gaussian blur whose sigma is the share
+    `smooth` of the shorter side, edges reflected. Positions that do not count lend nothing to their neighbours."""
+    sigma = smooth * min(size)
+    rows = _enlarging(maps.shape[1], size[0], sigma).to(maps.device)
+    columns = _enlarging(maps.shape[2], size[1], sigma).to(maps.device)
+    if inside.all():
+        return rows @ maps @ columns.T
+    weight = inside.to(maps.dtype)
+    held = rows @ weight @ columns.T
+    return (rows @ (maps * weight) @ columns.T) / held.clamp(min=1e-6)  # 0 far from all that counts
+
+
+@lru_cache(maxsize=64)
+def _enlarging(short: int, long: int, sigma: float) -> Tensor:
+    """Enlarging and blurring along one axis, both linear, as one matrix `(long, short)`."""
+    steps = F.interpolate(torch.eye(short)[None], long, mode="linear", align_corners=False)  # (1, short, long)
+    if sigma > 0:
+        kernel = gaussian(sigma)
+        radius = len(kernel) // 2
+        padded = F.pad(steps, (radius, radius), mode="reflect" if radius < long else "replicate")
+        steps = F.conv1d(padded.transpose(0, 1), kernel.view(1, 1, -1)).transpose(0, 1)
+    return steps[0].T.contiguous()

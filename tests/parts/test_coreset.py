@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.parts.coreset import k_centre_greedy, project
+from pipeline.parts import coreset
+from pipeline.parts.coreset import Coreset, k_centre_greedy, project
 
 
 def exact(points: np.ndarray, count: int, start: int) -> list[int]:
@@ -55,3 +56,42 @@ def test_a_projection_keeps_distances_and_repeats() -> None:
     assert ratio.min() > 0.7
     assert ratio.max() < 1.3
     assert abs(ratio.mean() - 1) < 0.02
+
+
+def test_a_stream_that_fits_gives_the_greedy_over_all_of_it() -> None:
+    points = torch.from_numpy(np.random.default_rng(1).normal(size=(400, 6))).float()
+    stream = Coreset(0.1, 400, room=400, seed=5)
+    for part in points.split(70):
+        stream.add(part)
+    start = int(np.random.default_rng(5).integers(400))
+    assert stream.reduced == 0
+    assert torch.equal(stream.centres(), points[k_centre_greedy(points, 40, start)])
+
+
+def test_a_stream_that_does_not_fit_is_reduced_and_covers_nearly_as_well() -> None:
+    points = np.random.default_rng(2).normal(size=(6000, 3)).astype(np.float32)
+    stream = Coreset(0.01, 6000, room=600)
+    for part in torch.from_numpy(points).split(250):
+        stream.add(part)
+        assert stream._pool.shape == (600, 3)  # what is held does not grow
+    centres = stream.centres().numpy()
+    assert len(centres) == 60
+    assert stream.reduced > 5
+    assert {tuple(row) for row in centres.tolist()} <= {tuple(row) for row in points.tolist()}
+    greedy = radius(points, k_centre_greedy(torch.from_numpy(points), 60).numpy())
+    streamed = np.linalg.norm(points[:, None] - centres[None], axis=2).min(axis=1).max()
+    assert streamed < 1.5 * greedy
+
+
+def test_a_share_beyond_the_budget_is_cut_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Coreset(0.5, 1000, room=90)
+    assert "holds 90 points: the coreset keeps 30, not the 500" in caplog.text
+    stream.add(torch.rand(1000, 2))
+    assert stream.centres().shape == (30, 2)
+
+
+def test_points_in_blocks_of_rows_lose_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.from_numpy(np.random.default_rng(3).normal(size=(100, 4)))
+    whole = k_centre_greedy(points, 30)
+    monkeypatch.setattr(coreset, "ROWS", 7)
+    assert torch.equal(k_centre_greedy(points, 30), whole)

@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
-from pipeline.parts.filterbank import blur
 from pipeline.parts.images import checked
-from pipeline.parts.regions import counted
+from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
@@ -94,9 +92,8 @@ class Padim:
             white = torch.bmm(_positions(maps) - self.mean_[:, None], self.whitening_.mT)  # (p, n, d)
             distance = white.norm(dim=2).T.view(n, h, w)  # equation 2
             inside = counted(batch, (h, w), maps.device)
-            sample = distance.masked_fill(~inside, -torch.inf).amax(dim=(1, 2))
-            local = F.interpolate(distance[:, None], self.size_, mode="bilinear", align_corners=False)
-            local = blur(local, self.smooth * min(self.size_))[:, 0]
+            sample = largest(distance, inside)
+            local = enlarged(distance, self.size_, self.smooth, inside)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:

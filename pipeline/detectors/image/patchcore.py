@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from pipeline.errors import NotFittedError
+from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
-from pipeline.parts.coreset import k_centre_greedy, project
+from pipeline.parts.coreset import Coreset
 from pipeline.parts.features import Backbone, BackboneField
-from pipeline.parts.filterbank import blur
 from pipeline.parts.images import checked
-from pipeline.parts.neighbours import nearest
+from pipeline.parts.neighbours import Bank
+from pipeline.parts.regions import counted, enlarged
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm backbone, as in the paper, section 4.1
 BATCH = 16  # images looked at together during fit
+FLOAT = 4  # bytes of a float32
 
 
 @dataclass
@@ -37,10 +37,12 @@ class PatchCore:
 
     backbone: BackboneField = field(default_factory=Backbone)
     """Whose feature maps make the patches."""
-    coreset: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Share of the pool of patches that the bank keeps; smaller is faster and coarser."""
-    patches: Annotated[int, Ge(1)] = 50_000
-    """Most patches in the pool, drawn evenly over the images; bounds memory and time of the fit."""
+    coreset: Annotated[float, Gt(0), Le(1)] = 0.01
+    """Share of all normal patches that the bank keeps (the paper's 1 %; its best figures have 25 %); smaller is faster
+    and coarser."""
+    memory: Annotated[int, Ge(1)] = 1000
+    """Most MB (10^6 bytes) of patches held during fit; where it does not hold them all, the coreset is chosen in parts,
+    and the bank is at most a third of it."""
     neighbours: Annotated[int, Ge(1)] = 9
     """Bank patches that weigh the image score (b in equation 7); 1 leaves the score unweighted."""
     projection: Annotated[int, Ge(1)] | None = 128
@@ -48,7 +50,7 @@ class PatchCore:
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side (the paper's 4 of 224 pixels)."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the patches drawn, the projection and the coreset's start."""
+    """Of the projection and the coreset's start."""
 
     def __post_init__(self) -> None:
         self.history_: list[dict[str, float]] = []
@@ -56,33 +58,20 @@ class PatchCore:
     def fit(self, train: Samples) -> Self:
         """Fill the bank from the normal images of `train`, uint8 `(n, 3, h, w)`.
 
-        Raises DataError without normals or for images of differing sizes."""
+        Raises DataError without normals, for images of differing sizes, or when `memory` does not hold one image."""
         some = normals(train)
-        rng = np.random.default_rng(self.seed)
         self._features = features.load(self.backbone, LEVELS)
-        pool, size, seen = [], None, 0
+        size = coreset = None
         with tqdm(total=len(some), desc="patches", unit="image", mininterval=1.0) as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]
-                for patches in self._patches(images):  # (h' w', c)
-                    # every image gives an equal share of the limit
-                    share = self.patches * (seen + 1) // len(some) - self.patches * seen // len(some)
-                    seen += 1
-                    if share < len(patches):
-                        chosen = np.sort(rng.choice(len(patches), share, replace=False))
-                        patches = patches[torch.from_numpy(chosen).to(patches.device)]
-                    pool.append(patches.clone())
+                maps = self._merged(images)
+                coreset = coreset or self._coreset(maps.shape, len(some))
+                coreset.add(maps.permute(0, 2, 3, 1)[counted(batch, maps.shape[2:], maps.device)])
                 bar.update(len(batch))
-        everything = torch.cat(pool)
-        del pool
-        count = max(1, round(self.coreset * len(everything)))
-        if count < len(everything):
-            searched = everything
-            if self.projection is not None and self.projection < everything.shape[1]:
-                searched = project(everything, self.projection, self.seed)
-            everything = everything[k_centre_greedy(searched, count, int(rng.integers(len(searched))))]
-        self.bank_, self.size_, self.hash_ = everything, size, self._features.hash
+        self.bank_, self.size_, self.hash_ = coreset.centres(), size, self._features.hash
+        self._search = Bank(self.bank_)
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -91,15 +80,17 @@ class PatchCore:
         images = checked(batch, self.size_)
         with torch.inference_mode():
             maps = self._merged(images)
-            n, c, h, w = maps.shape
-            patches = maps.permute(0, 2, 3, 1).reshape(-1, c)
-            distance, index = nearest(patches, self.bank_)
-            distance, index = distance.view(n, h * w), index.view(n, h * w)
-            worst = distance.argmax(dim=1, keepdim=True)
-            sample = distance.gather(1, worst)[:, 0]  # s*, equation 6
-            sample = sample * self._weight(patches.view(n, h * w, c), worst[:, 0], index.gather(1, worst)[:, 0], sample)
-            local = F.interpolate(distance.view(n, 1, h, w), self.size_, mode="bilinear", align_corners=False)
-            local = blur(local, self.smooth * min(self.size_))[:, 0]
+            inside = counted(batch, maps.shape[2:], maps.device)
+            patches = maps.permute(0, 2, 3, 1)  # (n, h', w', c)
+            found, nearest = self._search.nearest(patches[inside])
+            distance = patches.new_full(inside.shape, -torch.inf)
+            index = torch.zeros(inside.shape, dtype=torch.int64, device=maps.device)
+            distance[inside], index[inside] = found[:, 0], nearest[:, 0]
+            star, worst = distance.flatten(1).max(dim=1)  # s*, equation 6
+            each = torch.arange(len(batch), device=maps.device)
+            oddest = patches.flatten(1, 2)[each, worst]
+            sample = star * self._weight(oddest, index.flatten(1)[each, worst], star)
+            local = enlarged(distance.masked_fill(~inside, 0), self.size_, self.smooth, inside)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:
@@ -110,6 +101,7 @@ class PatchCore:
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
         self.bank_ = torch.from_numpy(np.array(state.arrays["bank"])).to(self._features.device)
+        self._search = Bank(self.bank_)
         self.size_ = tuple(state.meta["size"])
         self.hash_ = state.meta["weights_sha256"]
         return self
@@ -122,19 +114,29 @@ class PatchCore:
         """Locally aware patch features (equations 1 to 3): `(n, c, h', w')`."""
         return features.merge([features.local_mean(level) for level in self._features.maps(images)])
 
-    def _patches(self, images: np.ndarray) -> Tensor:
-        return self._merged(images).flatten(2).permute(0, 2, 1)  # (n, h' w', c)
+    def _coreset(self, shape: torch.Size, images: int) -> Coreset:
+        """Room for the patches of `images` images with maps `(n, c, h', w')`, within `memory`."""
+        _, c, h, w = shape
+        dims = min(c, self.projection or c)
+        # a patch is held as it is, projected and centred
+        patch = FLOAT * (c + dims + (dims if dims < c else 0))
+        room = self.memory * 10**6 // patch
+        if room < h * w:
+            raise DataError(
+                f"memory must hold the patches of one image, {h} x {w} of {c} numbers: at least"
+                f" {-(-h * w * patch // 10**6)} MB, got {self.memory}"
+            )
+        return Coreset(self.coreset, images * h * w, min(room, images * h * w), self.projection, self.seed)
 
-    def _weight(self, patches: Tensor, worst: Tensor, index: Tensor, star: Tensor) -> Tensor:
+    def _weight(self, patches: Tensor, index: Tensor, star: Tensor) -> Tensor:
         """The factor of equation 7 `(n,)`: near 1 where the nearest bank patch m* lies apart from its neighbours.
 
-        `patches` `(n, p, c)`; `worst`, `index`, `star` `(n,)`: the oddest patch, its m* in the bank, their distance."""
+        `patches` `(n, c)`, `index` and `star` `(n,)`: the oddest patch, its m* in the bank, their distance."""
         count = min(self.neighbours, len(self.bank_))
         if count == 1:
             return torch.ones_like(star)
-        _, around = nearest(self.bank_[index], self.bank_, count)  # (n, b), m* among them
-        oddest = patches[torch.arange(len(patches), device=patches.device), worst]
-        distances = (oddest[:, None] - self.bank_[around]).norm(dim=2)
+        _, around = self._search.nearest(self.bank_[index], count)  # (n, b), m* among them
+        distances = (patches[:, None] - self.bank_[around]).norm(dim=2)
         # exp(s*) over the sum of exponentials, in logarithms: distances may be large. s* is the smallest of them.
         share = torch.exp(star - torch.logsumexp(distances, dim=1))
         return 1 - share.clamp(0, 1)

@@ -12,7 +12,7 @@ from pipeline.parts import features
 from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
 
-EVERYTHING = {"coreset": 1.0, "patches": 10**6}
+EVERYTHING = {"coreset": 1.0}
 
 
 def patches(x: np.ndarray) -> np.ndarray:
@@ -55,29 +55,56 @@ def test_a_training_image_is_at_distance_zero_from_a_full_bank() -> None:
     np.testing.assert_allclose(scores.sample, 0, atol=1e-5)
 
 
+def test_a_budget_bounds_the_bank_and_must_hold_one_image(caplog: pytest.LogCaptureFixture) -> None:
+    train = view(stripes(40, 0))
+    detector = PatchCore(coreset=0.5, memory=1).fit(train)  # 1 MB holds 1953 patches of 64 numbers, twice
+    assert len(detector.bank_) == 1953 // 3
+    assert "the coreset keeps 651" in caplog.text
+    large = np.repeat(np.repeat(stripes(1, 0), 10, axis=2), 10, axis=3)
+    with pytest.raises(DataError, match="memory must hold the patches of one image, 120 x 120 of 64 numbers: at least"):
+        PatchCore(memory=1).fit(view(large))
+
+
+def test_only_the_region_is_learned_and_scored() -> None:
+    region = np.ones((8, SIDE, SIDE), bool)
+    region[:, :, SIDE // 2 :] = False
+    train = stripes(6, 0)
+    odd = train.copy()
+    odd[:, :, :, SIDE // 2 + 8 :] = 255  # beyond the reach of the filters
+    detector = PatchCore(Backbone(levels=[0]), coreset=0.2).fit(view(odd, region=region[:6]))
+    assert len(detector.bank_) == round(0.2 * 6 * 72)
+    x, mask = planted(8, 1)
+    plain = detector.score(whole(view(x, mask=mask, region=region)))
+    spoiled = x.copy()
+    spoiled[:, :, :, SIDE - 12 :] = 0
+    other = detector.score(whole(view(spoiled, mask=mask, region=region)))
+    np.testing.assert_allclose(other.sample, plain.sample, rtol=1e-5)
+    assert other.sample.argmax() == 7
+    assert other.local[7].argmax() % SIDE < SIDE // 2 + 8
+
+
 def test_a_planted_defect_ranks_first_and_its_map_peaks_there() -> None:
     x, mask = planted(8, 1)
-    scores = PatchCore().fit(view(stripes(12, 0))).score(whole(view(x, mask=mask)))
+    scores = PatchCore(coreset=0.1).fit(view(stripes(12, 0))).score(whole(view(x, mask=mask)))
     assert scores.sample.argmax() == 7
     assert scores.sample[7] > 1.5 * scores.sample[:7].max()
     assert mask[7][np.unravel_index(scores.local[7].argmax(), (SIDE, SIDE))]
 
 
 def test_pool_and_coreset_have_the_size_asked_for_and_come_from_the_images() -> None:
-    detector = PatchCore(patches=500, coreset=0.1).fit(view(stripes(7, 0)))
-    assert detector.bank_.shape == (50, 64)
+    detector = PatchCore(coreset=0.05).fit(view(stripes(7, 0)))
+    assert detector.bank_.shape == (round(0.05 * 7 * 144), 64)  # maps of 12 x 12
     everything = patches(stripes(7, 0)).reshape(-1, 64)
     assert cdist(detector.bank_.numpy(), everything).min(axis=1).max() < 1e-4
-    assert len(PatchCore(patches=3, coreset=1.0).fit(view(stripes(7, 0))).bank_) == 3
 
 
 def test_anomalies_in_training_change_nothing() -> None:
     x, mask = planted(5, 0)
-    with_one = PatchCore().fit(view(x, np.array([0, 0, 0, 0, 1]), mask))
-    without = PatchCore().fit(view(x[:4]))
+    with_one = PatchCore(coreset=0.1).fit(view(x, np.array([0, 0, 0, 0, 1]), mask))
+    without = PatchCore(coreset=0.1).fit(view(x[:4]))
     assert torch.equal(with_one.bank_, without.bank_)
     with pytest.raises(DataError, match="at least one normal"):
-        PatchCore().fit(view(x, np.ones(5)))
+        PatchCore(coreset=0.1).fit(view(x, np.ones(5)))
 
 
 def test_repeats_and_survives_its_state_bit_for_bit() -> None:
@@ -92,7 +119,7 @@ def test_repeats_and_survives_its_state_bit_for_bit() -> None:
 
 
 def test_batch_size_does_not_matter() -> None:
-    detector = PatchCore().fit(view(stripes(6, 0)))
+    detector = PatchCore(coreset=0.1).fit(view(stripes(6, 0)))
     test = view(planted(7, 1)[0])
     together = detector.score(whole(test))
     np.testing.assert_allclose(
@@ -103,10 +130,10 @@ def test_batch_size_does_not_matter() -> None:
 def test_refusals() -> None:
     batch = whole(view(stripes(2, 0)))
     with pytest.raises(NotFittedError):
-        PatchCore().score(batch)
+        PatchCore(coreset=0.1).score(batch)
     with pytest.raises(NotFittedError):
-        PatchCore().state()
-    detector = PatchCore().fit(view(stripes(1, 0)))  # one image will do
+        PatchCore(coreset=0.1).state()
+    detector = PatchCore(coreset=0.1).fit(view(stripes(1, 0)))  # one image will do
     assert np.isfinite(detector.score(batch).sample).all()
     for spoiled, says in (
         (batch.x[:, :, 1:], r"48 high and 48 wide, .* got 47 x 48 \(sample s-000\)"),
