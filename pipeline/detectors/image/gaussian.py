@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
+from scipy.stats import chi2
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
+from pipeline.parts.regions import counted, enlarged, pooled
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
@@ -59,28 +61,39 @@ class Gaussian:
         rng = np.random.default_rng(self.seed)
         self._features = features.load(self.backbone)
         share = max(1, POSITIONS // len(some))
-        size, pooled, local = None, [], []
+        size, means, local = None, [], []
         with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]
                 levels = self._features.maps(images)
-                pooled.append([_pool(level) for level in levels])
+                means.append([_pooled(level, batch) for level in levels])
                 if self.maps:
-                    local.append([_drawn(level, share, rng) for level in levels])
+                    local.append([_drawn(level, batch, share, rng) for level in levels])
                 bar.update(len(batch))
-        self.pooled_ = [self._normal(np.concatenate(x)) for x in zip(*pooled, strict=True)]
+        self.pooled_ = [self._normal(np.concatenate(x)) for x in zip(*means, strict=True)]
         self.local_ = [self._normal(np.concatenate(x)) for x in zip(*local, strict=True)]
         self.size_, self.hash_ = size, self._features.hash
+        self._prepare()
         return self
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` in standard deviations, summed over levels; maps `(n, h, w)` only with `maps`."""
         self._fitted()
         images = checked(batch, self.size_)
-        levels = self._features.maps(images)
-        sample = sum(_mahalanobis(_pool(level), *normal) for level, normal in zip(levels, self.pooled_, strict=True))
-        return Scores(np.asarray(sample, np.float32), self._map(levels) if self.maps else None)
+        with torch.inference_mode():
+            levels = self._features.maps(images)
+            sample = np.zeros(len(batch))
+            for level, (mean, whitening) in zip(levels, self.pooled_, strict=True):
+                sample += np.linalg.norm((_pooled(level, batch) - mean) @ whitening, axis=1)
+            return Scores(sample.astype(np.float32), self._map(levels, batch).cpu().numpy() if self.maps else None)
+
+    def working_point(self, alpha: float) -> float:
+        """The score that a share `alpha` of normals exceeds if features are Gaussian (section 3.3): squared distances
+        of one level then follow a chi-square distribution. The quantiles of several levels are added, which is what
+        fully dependent levels do; less dependent ones exceed it more rarely, as do covariances that were shrunk."""
+        self._fitted()
+        return float(sum(np.sqrt(chi2.isf(alpha, whitening.shape[1])) for _, whitening in self.pooled_))
 
     def state(self) -> State:
         self._fitted()
@@ -99,6 +112,7 @@ class Gaussian:
         self.pooled_ = taken("pooled")
         self.local_ = taken("local") if self.maps else []
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
+        self._prepare()
         return self
 
     def _fitted(self) -> None:
@@ -129,30 +143,32 @@ class Gaussian:
             return axes[:, :count]
         return axes[:, min(count, len(spread) - 1) :]
 
-    def _map(self, levels: list[Tensor]) -> np.ndarray:
-        total = torch.zeros(len(levels[0]), 1, *self.size_)
-        for level, normal in zip(levels, self.local_, strict=True):
-            n, _, h, w = level.shape
-            distance = torch.from_numpy(_mahalanobis(_positions(level).reshape(n * h * w, -1), *normal)).float()
-            total += F.interpolate(distance.view(n, 1, h, w), self.size_, mode="bilinear", align_corners=False)
-        return total[:, 0].numpy()
+    def _prepare(self) -> None:
+        """The map's Gaussians as 1 x 1 convolutions of centred features."""
+        where = self._features.device
+        self._convolutions = [
+            (torch.from_numpy(mean).to(where, torch.float32), torch.from_numpy(whitening.T).to(where, torch.float32))
+            for mean, whitening in self.local_
+        ]
+
+    def _map(self, levels: list[Tensor], batch: Batch) -> Tensor:
+        """`(n, h, w)`: distances at every position, enlarged and summed over levels."""
+        total = torch.zeros((len(batch), *self.size_), device=levels[0].device)
+        for level, (mean, whitening) in zip(levels, self._convolutions, strict=True):
+            distance = F.conv2d(level - mean[:, None, None], whitening[:, :, None, None]).norm(dim=1)
+            total += enlarged(distance, self.size_, 0.0, counted(batch, distance.shape[1:], distance.device))
+        return total
 
 
-def _pool(level: Tensor) -> np.ndarray:
-    """Global average of every map: `(n, c, h, w)` to float64 `(n, c)`."""
-    return level.double().mean(dim=(2, 3)).cpu().numpy()
+def _pooled(level: Tensor, batch: Batch) -> np.ndarray:
+    """Average of every map over what counts: `(n, c, h', w')` to float64 `(n, c)`."""
+    if batch.region is None:
+        return level.mean(dim=(2, 3)).double().cpu().numpy()
+    return pooled(level, counted(batch, level.shape[2:], level.device)).double().cpu().numpy()
 
 
-def _positions(level: Tensor) -> np.ndarray:
-    """`(n, c, h, w)` to float64 `(n, h w, c)`."""
-    return level.double().flatten(2).permute(0, 2, 1).cpu().numpy()
-
-
-def _drawn(level: Tensor, share: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `share` positions of every image, `(m, c)`."""
-    return np.concatenate([rng.permutation(positions)[:share] for positions in _positions(level)])
-
-
-def _mahalanobis(x: np.ndarray, mean: np.ndarray, whitening: np.ndarray) -> np.ndarray:
-    """Distances `(n,)` of the rows of `x` `(n, c)`."""
-    return np.linalg.norm((x - mean) @ whitening, axis=1)
+def _drawn(level: Tensor, batch: Batch, share: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `share` of the positions that count of every image, float64 `(m, c)`."""
+    inside = counted(batch, level.shape[2:], level.device)
+    each = [one[:, counts].T.double().cpu().numpy() for one, counts in zip(level, inside, strict=True)]
+    return np.concatenate([rng.permutation(positions)[:share] for positions in each])

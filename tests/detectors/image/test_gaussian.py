@@ -93,3 +93,28 @@ def test_refusals() -> None:
         Gaussian().fit(view(np.repeat(stripes(1, 0), 3, axis=0)))
     with pytest.raises(DataError, match="48 high and 48 wide"):
         Gaussian().fit(view(stripes(3, 0))).score(whole(view(stripes(2, 0)[:, :, :40])))
+
+
+def test_the_working_point_holds_where_features_are_gaussian() -> None:
+    rng = np.random.default_rng(3)
+    detector = Gaussian()
+    detector.pooled_ = [detector._normal(rng.normal(5, 2, (4000, 12)))]
+    (mean, whitening) = detector.pooled_[0]
+    fresh = np.linalg.norm((rng.normal(5, 2, (4000, 12)) - mean) @ whitening, axis=1)
+    for alpha in (0.5, 0.1, 0.01):
+        share = (fresh > detector.working_point(alpha)).mean()
+        assert share == pytest.approx(alpha, abs=4 * (alpha * (1 - alpha) / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_only_the_region_is_learned_and_scored(maps: bool) -> None:
+    region = np.ones((8, SIDE, SIDE), bool)
+    region[:, :, SIDE // 2 :] = False
+    x, spoiled = stripes(8, 0), stripes(8, 0)
+    spoiled[:, :, :, SIDE // 2 + 8 :] = 255  # beyond the reach of the finest filters
+    plain, other = (Gaussian(Backbone(levels=[0]), maps=maps).fit(view(a, region=region)) for a in (x, spoiled))
+    test = whole(view(stripes(8, 1), region=region))
+    np.testing.assert_allclose(plain.score(test).sample, other.score(test).sample, rtol=1e-5)
+    if maps:
+        one, two = (detector.score(test).local[:, :, : SIDE // 2 - 4] for detector in (plain, other))
+        np.testing.assert_allclose(one, two, rtol=1e-4)
