@@ -5,21 +5,20 @@ value out of range ends with one sentence. A section is checked when it is first
 imports only what it runs; `Params.check` looks at all of them.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline import augmenters, detectors, modalities
+from pipeline import augmenters, detectors, modalities, wrappers
 from pipeline.errors import ParamsError
 from pipeline.protocols import Augmenter, Detector, Modality
+from pipeline.sections import build
 from pipeline.tables import find
 
 T = TypeVar("T")
@@ -121,47 +120,14 @@ class Schedule:
     timezone: str = "UTC"
 
 
-def build(cls: type[T], section: Any, where: str, source: str = "params.yaml") -> T:
-    """`section` as an instance of the dataclass `cls`; `where` is its place, for messages.
-
-    Raises ParamsError for the first thing that does not fit."""
-    if not isinstance(section, Mapping):
-        raise ParamsError(f"{where} must hold keys and values, got {section!r} ({source})")
-    _forbid_unknown_keys(cls)
-    try:
-        return TypeAdapter(cls).validate_json(json.dumps(section), strict=True)
-    except TypeError as error:  # YAML dates and the like have no JSON form
-        raise ParamsError(f"{where} must hold plain numbers, texts and lists: {error} ({source})") from error
-    except ValidationError as error:
-        raise ParamsError(_sentence(cls, error, where, source)) from error
-
-
-def _forbid_unknown_keys(cls: type) -> None:
-    """Tell pydantic to refuse unknown keys in `cls` and in every dataclass among its fields."""
-    if cls.__dict__.get("__pydantic_config__"):
-        return
-    cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-    waiting = list(get_type_hints(cls, include_extras=True).values())
-    while waiting:
-        hint = waiting.pop()
-        waiting += get_args(hint)
-        if isinstance(hint, type) and is_dataclass(hint):
-            _forbid_unknown_keys(hint)
-
-
-def _sentence(cls: type, error: ValidationError, where: str, source: str) -> str:
-    first = error.errors()[0]
-    key = ".".join([where, *(str(step) for step in first["loc"])])
-    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        allowed = [f.name for f in fields(cls) if f.init] if len(first["loc"]) == 1 else []
-        near = get_close_matches(str(first["loc"][-1]), allowed, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        listed = f"; allowed are {', '.join(allowed)}" if allowed else ""
-        return f"{key} is not a known key ({source}){hint}{listed}"
-    if first["type"] in {"missing", "missing_argument"}:
-        return f"{key} is required and missing ({source})"
-    said = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{key} {said.replace('should', 'must', 1)}, got {first['input']!r} ({source})"
+def wrap(detector: Detector, around: Mapping[str, Any], where: str, source: str = "params.yaml") -> Detector:
+    """`detector` with the wrappers that `around` names (key to options; `true` for none, `false` for not at all)."""
+    for key in wrappers.TABLE:
+        options = around.get(key, False)
+        if options is not False:
+            cls = find(wrappers, key, where)
+            detector = build(cls, {} if options is True else options, f"{where}.{key}", source).around(detector)
+    return detector
 
 
 @dataclass(frozen=True)
@@ -223,7 +189,12 @@ class Params:
         """The unfitted detector of one candidate."""
         if candidate not in self.candidates:
             raise ParamsError(f"candidate must be one of {', '.join(self.candidates)}, got {candidate!r}")
-        return _named(detectors, self.sections["candidates"][candidate], "detector", f"candidates.{candidate}")
+        section, where = self.sections["candidates"][candidate], f"candidates.{candidate}"
+        around = {}
+        if isinstance(section, Mapping):
+            around = {key: value for key, value in section.items() if key in wrappers.TABLE}
+            section = {key: value for key, value in section.items() if key not in wrappers.TABLE}
+        return wrap(_named(detectors, section, "detector", where), around, where)
 
     def detector_key(self, candidate: str) -> str:
         """The table key of one candidate's detector, such as `image/patchcore`."""

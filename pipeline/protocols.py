@@ -20,9 +20,8 @@ MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples, decoded. `x` depends on the kind of data: images uint8 `(n, 3, h, w)`, tables a DataFrame of n
-    rows. `mask` holds the label of every pixel, int8 `(n, h, w)`; None where the kind has no parts to label.
-    `region`, bool `(n, h, w)`, tells which pixels count: training and scores look at no others. None: all do."""
+    """Some samples, decoded. `x`: images uint8 `(n, 3, h, w)`, tables a DataFrame of n rows. `mask`: the label of every
+    pixel, int8 `(n, h, w)`, None where the kind has no parts. `region`, bool `(n, h, w)` or None: all that counts."""
 
     ids: list[str]
     x: Any

@@ -1,6 +1,6 @@
 """Models on disk: a folder of safetensors, JSON and, for scikit-learn estimators, skops; never pickle.
 
-detector.json        table key, hyperparameters, modality, training data hash, versions, `State.meta`, file hashes
+detector.json        table key, hyperparameters, wrappers, modality, data hash, versions, `State.meta`, file hashes
 state.safetensors    `State.arrays`
 estimators/*.skops   `State.estimators`
 history.csv          one line per epoch or step of `history_`
@@ -25,7 +25,7 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from pipeline import detectors, modalities, params
+from pipeline import detectors, modalities, params, wrappers
 from pipeline.errors import DataError, ModelError, ParamsError
 from pipeline.files import sha256, write_json
 from pipeline.protocols import Detector, Modality, State
@@ -69,6 +69,7 @@ class Card:
     format: int
     detector: str
     parameters: dict[str, Any]
+    around: dict[str, dict[str, Any]]
     kind: str
     options: dict[str, Any]
     data: str
@@ -92,7 +93,8 @@ def save(detector: Detector, key: str, folder: Path, *, kind: str, modality: Mod
         (folder / names[-1]).write_bytes(_dump(name, estimator, key))
     _write_history(detector.history_, folder / HISTORY)
     files = {name: sha256(folder / name) for name in names}
-    card = Card(FORMAT, key, _options(detector), kind, _options(modality), data, versions, state.meta, files)
+    parameters, around = _parameters(detector)
+    card = Card(FORMAT, key, parameters, around, kind, _options(modality), data, versions, state.meta, files)
     try:
         write_json(folder / CARD, asdict(card))
     except (TypeError, ValueError) as error:
@@ -111,6 +113,7 @@ def load(folder: Path) -> Stored:
             )
     try:
         detector = params.build(find(detectors, card.detector, "detector"), card.parameters, "parameters", CARD)
+        detector = params.wrap(detector, card.around, "around", CARD)
         modality = params.build(find(modalities, card.kind, "kind"), card.options, "options", CARD)
     except ParamsError as error:
         raise ModelError(f"{folder / CARD} does not fit this version of assay: {error}") from error
@@ -166,6 +169,16 @@ def _versions() -> dict[str, str]:
     modules = {"torch": "torch", "sklearn": "scikit-learn"}
     used = ["assay", "numpy", *(name for module, name in modules.items() if module in sys.modules)]
     return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in used}}
+
+
+def _parameters(detector: Detector) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Hyperparameters of the innermost detector, and the options of the wrappers around it by their keys."""
+    keys = {cls: key for key, cls in wrappers.TABLE.items()}
+    around: dict[str, dict[str, Any]] = {}
+    while hasattr(detector, "inner"):
+        around[keys[type(detector).__name__]] = _options(detector)
+        detector = detector.inner
+    return _options(detector), {key: around[key] for key in wrappers.TABLE if key in around}
 
 
 def _options(configured: Any) -> dict[str, Any]:

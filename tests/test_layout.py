@@ -16,6 +16,7 @@ LAYERS = {  # what a folder or file may import of the project, besides the found
     "pipeline/parts": {"pipeline.parts"},
     "pipeline/detectors": {"pipeline.parts"},
     "pipeline/augmenters": {"pipeline.parts"},
+    "pipeline/wrappers": {"pipeline.parts", "pipeline.wrappers"},
     "pipeline/modalities": {"pipeline.parts", "pipeline.metrics"},  # a kind brings its local metrics
 }
 FOUNDATION = {"pipeline", "pipeline.protocols", "pipeline.errors", "pipeline.samples", "pipeline.files"}

@@ -1,0 +1,61 @@
+"""Every sample several times over, each time changed: what a detector sees through tiles or turns."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from pipeline.protocols import Batch, Samples
+from pipeline.samples import View
+
+Change = Callable[[Batch, int], Batch | None]
+
+
+class Copies(View):
+    """A view of `count` copies of each of `samples`; `change` makes copy number k of a batch of one sample, or None
+    where there is nothing in it that counts. `label` is that of the whole sample, a batch has those of the copies."""
+
+    def __init__(self, samples: Samples, count: int, change: Change, rows: pd.DataFrame | None = None) -> None:
+        if rows is None:
+            at = np.repeat(np.arange(len(samples)), count)
+            rows = samples.rows.iloc[at].assign(copy_of=at, copy=np.tile(np.arange(count), len(samples)))
+        super().__init__(rows, self._made)
+        self._samples, self._count, self._change = samples, count, change
+
+    def __getitem__(self, index: slice | np.ndarray) -> "Copies":
+        return Copies(self._samples, self._count, self._change, self.rows.iloc[index])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        yield from (batch for batch in super().batches(size) if len(batch))
+
+    def _made(self, rows: pd.DataFrame) -> Batch:
+        wanted = rows["copy_of"].unique()
+        (batch,) = self._samples[wanted].batches(len(wanted))
+        place = {which: index for index, which in enumerate(wanted)}
+        made = [self._change(one(batch, place[row.copy_of]), row.copy) for row in rows.itertuples()]
+        return joined([each for each in made if each is not None])
+
+
+def one(batch: Batch, index: int) -> Batch:
+    """A single sample of `batch`, as a batch; its arrays are views."""
+    at = slice(index, index + 1)
+    mask, region = (None if part is None else part[at] for part in (batch.mask, batch.region))
+    return Batch(batch.ids[at], batch.x[at], batch.label[at], mask, region, batch.category and batch.category[at])
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """Image batches one after the other; one of no samples for none."""
+    if not parts:
+        return Batch([], np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.int8))
+
+    def together(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+        return None if arrays[0] is None else np.concatenate([array for array in arrays if array is not None])
+
+    return Batch(
+        [name for part in parts for name in part.ids],
+        np.concatenate([part.x for part in parts]),
+        np.concatenate([part.label for part in parts]),
+        together([part.mask for part in parts]),
+        together([part.region for part in parts]),
+        None if parts[0].category is None else [name for part in parts for name in part.category or []],
+    )
