@@ -5,6 +5,7 @@ TABLE = {
     "image/gaussian": "Gaussian",
     "image/draem": "Draem",
     "image/padim": "Padim",
+    "image/simplenet": "SimpleNet",
     "table/isolation_forest": "IsolationForest",
     "table/knn": "KNN",
     "table/smote_classifier": "SmoteClassifier",
