@@ -194,6 +194,7 @@ class Params:
         if isinstance(section, Mapping):
             around = {key: value for key, value in section.items() if key in wrappers.TABLE}
             section = {key: value for key, value in section.items() if key not in wrappers.TABLE}
+            _suitable(around, str(section.get("detector")), where)
         return wrap(_named(detectors, section, "detector", where), around, where)
 
     def detector_key(self, candidate: str) -> str:
@@ -236,6 +237,14 @@ class Params:
             getattr(self, name)
         for candidate in self.candidates:
             self.detector(candidate)
+
+
+def _suitable(around: Mapping[str, Any], detector: str, where: str) -> None:
+    """Raise ParamsError for a wrapper that cannot be put around detectors of this kind."""
+    for key, options in around.items():
+        kind = find(wrappers, key, where).kind
+        if options is not False and kind not in (None, detector.split("/")[0]):
+            raise ParamsError(f"{where}.{key} is for {kind}/ detectors only, got {detector} (params.yaml)")
 
 
 def _named(table: Any, section: Any, name: str, where: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import augmenters, detectors, modalities
+from pipeline import augmenters, detectors, modalities, wrappers
 
 ROOT = Path(__file__).parents[1]
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -21,8 +21,9 @@ EXEMPT = {f"pipeline/{name}/__init__.py" for name in ("modalities", "detectors",
     "pipeline/detectors/table/__init__.py",
 }
 # A placeholder in deps stands for one file of a table; all of them are walked.
+DETECTORS = "pipeline/detectors/${item.detector}.py"
 PLACEHOLDERS = {
-    "pipeline/detectors/${item.detector}.py": detectors.TABLE,
+    DETECTORS: detectors.TABLE,
     "pipeline/modalities/${dataset.kind}.py": modalities.TABLE,
     "pipeline/augmenters/${augment.kind}.py": augmenters.TABLE,
 }
@@ -65,7 +66,10 @@ def needed(stage: str) -> set[str]:
     """The deps of code that `stage` must have: its closure, with a placeholder for the files of a table."""
     held = declared(stage) & set(PLACEHOLDERS)
     of_tables = {holder.split("$")[0] + f"{key}.py" for holder in held for key in PLACEHOLDERS[holder]}
-    return (closure(f"pipeline/stages/{stage}.py", *of_tables) - of_tables) | held
+    start = {f"pipeline/stages/{stage}.py", *of_tables}
+    if DETECTORS in held:  # any candidate may name any wrapper
+        start |= {f"pipeline/wrappers/{key}.py" for key in wrappers.TABLE}
+    return (closure(*start) - of_tables) | held
 
 
 def rewritten(text: str) -> str:

@@ -15,8 +15,10 @@ from pipeline.parts import backbones
 from pipeline.parts.backbones import FILTERBANK, Backbone, BackboneField, Tokens
 from pipeline.parts.device import device
 from pipeline.parts.filterbank import SCALES, FilterBank
+from pipeline.parts.regions import counted
+from pipeline.protocols import Batch
 
-__all__ = ["Backbone", "BackboneField", "Features", "load", "local_mean", "merge", "restore"]
+__all__ = ["Backbone", "BackboneField", "Features", "load", "local_mean", "merge", "patches", "restore"]
 
 PREFIX = "backbone."  # of its arrays in a detector's state
 PROBE = (1, 3, 64, 64)  # shape of the image on which a folded network is compared
@@ -122,8 +124,17 @@ def merge(maps: list[Tensor]) -> Tensor:
 
 
 def local_mean(maps: Tensor, width: int = 3) -> Tensor:
-    """Mean over the `width` x `width` neighbourhood (odd) of every position, within the map; same shape."""
-    return F.avg_pool2d(maps, width, stride=1, padding=width // 2, count_include_pad=False)
+    """Mean over the `width` x `width` neighbourhood (odd) of every position; same shape. Beyond the edges lie zeros, so
+    what is at an edge weighs less: there a network sees its own padding, which differs from image to image."""
+    return F.avg_pool2d(maps, width, stride=1, padding=width // 2)
+
+
+def patches(levels: list[Tensor], batch: Batch) -> Tensor:
+    """Locally aware patch features `(n, c, h', w')` of the maps of `batch` (PatchCore, equations 1 to 3; SimpleNet,
+    section 3.1): local means of all levels, merged. What does not count is as if beyond the edges."""
+    if batch.region is not None:
+        levels = [level * counted(batch, level.shape[2:], level.device)[:, None] for level in levels]
+    return merge([local_mean(level) for level in levels])
 
 
 def _filterbank(backbone: Backbone) -> Features:

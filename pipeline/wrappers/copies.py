@@ -1,6 +1,6 @@
 """Every sample several times over, each time changed: what a detector sees through tiles or turns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -8,32 +8,33 @@ import pandas as pd
 from pipeline.protocols import Batch, Samples
 from pipeline.samples import View
 
-Change = Callable[[Batch, int], Batch | None]
+Change = Callable[[Batch, int], Batch]
 
 
 class Copies(View):
-    """A view of `count` copies of each of `samples`; `change` makes copy number k of a batch of one sample, or None
-    where there is nothing in it that counts. `label` is that of the whole sample, a batch has those of the copies."""
+    """A view of changed copies of `samples`; `change` makes copy number k of a batch of one sample.
 
-    def __init__(self, samples: Samples, count: int, change: Change, rows: pd.DataFrame | None = None) -> None:
-        if rows is None:
-            at = np.repeat(np.arange(len(samples)), count)
-            rows = samples.rows.iloc[at].assign(copy_of=at, copy=np.tile(np.arange(count), len(samples)))
+    `rows` are those of the copies: the samples' own, with their labels as copies, and columns `copy_of`, the place of
+    the sample, and `copy`, the number of the copy."""
+
+    def __init__(self, samples: Samples, change: Change, rows: pd.DataFrame) -> None:
         super().__init__(rows, self._made)
-        self._samples, self._count, self._change = samples, count, change
+        self._samples, self._change = samples, change
 
     def __getitem__(self, index: slice | np.ndarray) -> "Copies":
-        return Copies(self._samples, self._count, self._change, self.rows.iloc[index])
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        yield from (batch for batch in super().batches(size) if len(batch))
+        return Copies(self._samples, self._change, self.rows.iloc[index])
 
     def _made(self, rows: pd.DataFrame) -> Batch:
         wanted = rows["copy_of"].unique()
         (batch,) = self._samples[wanted].batches(len(wanted))
         place = {which: index for index, which in enumerate(wanted)}
-        made = [self._change(one(batch, place[row.copy_of]), row.copy) for row in rows.itertuples()]
-        return joined([each for each in made if each is not None])
+        return joined([self._change(one(batch, place[row.copy_of]), row.copy) for row in rows.itertuples()])
+
+
+def times(samples: Samples, count: int) -> pd.DataFrame:
+    """The rows of `count` copies of each of `samples`, one after the other."""
+    at = np.repeat(np.arange(len(samples)), count)
+    return samples.rows.iloc[at].assign(copy_of=at, copy=np.tile(np.arange(count), len(samples)))
 
 
 def one(batch: Batch, index: int) -> Batch:
@@ -44,9 +45,7 @@ def one(batch: Batch, index: int) -> Batch:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    """Image batches one after the other; one of no samples for none."""
-    if not parts:
-        return Batch([], np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.int8))
+    """Image batches, one at least, one after the other."""
 
     def together(arrays: list[np.ndarray | None]) -> np.ndarray | None:
         return None if arrays[0] is None else np.concatenate([array for array in arrays if array is not None])

@@ -17,7 +17,8 @@ class PerCategory(Wrapper):
 
     def fit(self, train: Samples) -> Self:
         """Fit one detector to each category. Raises DataError when a sample has none."""
-        given = train.rows["category"].to_numpy() if "category" in train.rows else np.full(len(train), "")
+        rows = train.rows
+        given = rows["category"].fillna("").to_numpy() if "category" in rows else np.full(len(train), "")
         if len(given) == 0 or (given == "").any():
             name = train.ids[int(np.argmax(given == ""))] if len(given) else "none at all"
             raise DataError(f"per_category needs a category for every sample, and there is none for {name}")

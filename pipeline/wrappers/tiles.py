@@ -1,18 +1,20 @@
 """Tiles: a large image in overlapping pieces, so that small defects keep their pixels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from math import ceil
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 from annotated_types import Ge, Lt
+from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.parts.images import checked
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
-from pipeline.wrappers.copies import Copies, joined, one
+from pipeline.wrappers.copies import Copies, joined, one, times
 from pipeline.wrappers.wrapper import Wrapper
 
 Side = Annotated[int, Ge(16)]
@@ -27,6 +29,8 @@ class Tiles(Wrapper):
     nearest. Over a band around the border between two such cores, half as wide as their overlap, it counts in both,
     and the map changes over from one to the other linearly; the rest of the overlap is only context."""
 
+    kind: ClassVar[str | None] = "image"
+
     size: tuple[Side, Side]
     """Height and width of a tile in pixels."""
     overlap: Annotated[float, Ge(0), Lt(0.9)] = 0.25
@@ -38,7 +42,7 @@ class Tiles(Wrapper):
         first = next(iter(train[:1].batches(1)))
         self.image_ = checked(first).shape[2:]
         self._lay()
-        self.inner.fit(Copies(train, len(self._tiles), self._cut))
+        self.inner.fit(Copies(train, self._cut, self._rows(train)))
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -95,14 +99,29 @@ class Tiles(Wrapper):
         weights = [before - after for before, after in pairwise(beyond)]
         return [(slice(s, s + side), w[s : s + side]) for s, w in zip(starts, weights, strict=True)]
 
-    def _cut(self, batch: Batch, number: int) -> Batch | None:
-        """Tile `number` of a batch of one image; None when nothing in it counts."""
+    def _rows(self, train: Samples) -> pd.DataFrame:
+        """Of the tiles of `train` in which anything counts, with their own labels: one look at every image."""
+        labels = []
+        with tqdm(total=len(train), desc="tiles", unit="image", mininterval=1.0) as bar:
+            for batch in train.batches(CHUNK):
+                images = [one(batch, index) for index in range(len(batch))]
+                checked(batch, self.image_)
+                tiles = [self._cut(image, number) for image in images for number in range(len(self._tiles))]
+                labels += [tile.label[0] if self._counts(tile) else None for tile in tiles]
+                bar.update(len(batch))
+        rows = times(train, len(self._tiles))
+        kept = np.array([label is not None for label in labels])
+        return rows[kept].assign(label=np.array([label for label in labels if label is not None], np.int8))
+
+    def _counts(self, tile: Batch) -> bool:
+        return tile.region is None or bool(tile.region.any())
+
+    def _cut(self, batch: Batch, number: int) -> Batch:
+        """Tile `number` of a batch of one image."""
         place = (slice(None), *self._tiles[number])
         region = (self._weights[number] > 0)[None]
         if batch.region is not None:
             region = region & batch.region[place]
-            if not region.any():
-                return None
         mask, label = None if batch.mask is None else batch.mask[place], batch.label
         if label[0] == ANOMALOUS:
             seen = np.array([UNKNOWN]) if mask is None else mask[region]
@@ -118,11 +137,8 @@ class Tiles(Wrapper):
             found = False
             for number in range(len(self._tiles)):
                 tile = self._cut(image, number)
-                if tile is not None:
+                if self._counts(tile):
                     found = True
                     yield index, number, tile
             if not found:
-                whole = Batch(image.ids, image.x, image.label, image.mask, None, image.category)
-                tile = self._cut(whole, 0)
-                assert tile is not None
-                yield index, 0, tile
+                yield index, 0, self._cut(replace(image, region=None), 0)

@@ -1,7 +1,7 @@
 """Turns: an image seen in several directions, for parts that lie as they fall."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.errors import DataError
 from pipeline.parts.images import checked
 from pipeline.protocols import NORMAL, UNKNOWN, Batch, Samples, Scores
-from pipeline.wrappers.copies import Copies
+from pipeline.wrappers.copies import Copies, times
 from pipeline.wrappers.wrapper import Wrapper
 
 
@@ -21,6 +21,8 @@ class Turns(Wrapper):
 
     Quarter turns are exact and need square images; half turns do not. Between them pixels are interpolated, what comes
     in from beyond the image does not count, and its corners are seen by fewer directions."""
+
+    kind: ClassVar[str | None] = "image"
 
     count: Annotated[int, Ge(2), Le(36)] = 4
     """Directions; time grows with it."""
@@ -34,7 +36,7 @@ class Turns(Wrapper):
         """Fit the detector. Raises DataError for images that cannot be turned so."""
         first = next(iter(train[:1].batches(1)))
         self._fitting(checked(first).shape[2:])
-        self.inner.fit(Copies(train, self.count, self._turned) if self.train else train)
+        self.inner.fit(Copies(train, self._turned, times(train, self.count)) if self.train else train)
         return self
 
     def score(self, batch: Batch) -> Scores:

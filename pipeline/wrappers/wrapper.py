@@ -1,6 +1,6 @@
 """What all wrappers have in common: a detector inside, whose state and history are theirs."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pipeline.protocols import Detector, State
 
@@ -8,6 +8,8 @@ from pipeline.protocols import Detector, State
 class Wrapper:
     """Around a detector; a subclass is a dataclass of its own options."""
 
+    kind: ClassVar[str | None] = None
+    """The only kind of detectors that it goes around; None for any."""
     inner: Detector
 
     def around(self, inner: Detector) -> Self:

@@ -17,7 +17,11 @@ from pipeline.tables import find
 from tests.contract.worlds import SPOILED, World
 
 # What a detector needs to learn a tiny world in seconds; everything else stands at its defaults.
-SMALL: dict[str, dict[str, Any]] = {"image/draem": {"steps": 50}}
+SMALL: dict[str, dict[str, Any]] = {
+    "image/draem": {"steps": 50},
+    "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
+    "image/supersimplenet": {"steps": 60},
+}
 KEYS = list(detectors.TABLE)
 Worlds = Callable[[str], World]
 

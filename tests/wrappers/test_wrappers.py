@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import rotate
 
 from pipeline import detectors, store, wrappers
+from pipeline.detectors.image.draem import Draem
 from pipeline.detectors.image.gaussian import Gaussian
 from pipeline.detectors.image.patchcore import PatchCore
 from pipeline.errors import DataError, NotFittedError, ParamsError
@@ -33,7 +34,7 @@ class Local:
     seen: list[Batch] = field(default_factory=list)
 
     def fit(self, train: Samples) -> "Local":
-        self.seen = list(train.batches(5))
+        self.train, self.seen = train, list(train.batches(5))
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -81,6 +82,27 @@ def test_tiles_carry_the_labels_of_their_pixels_and_bars_are_left_out() -> None:
     lower = [("s-001", 0), ("s-001", 0), ("s-001", 1), ("s-001", 0)]
     assert found == [("s-000", 0)] * 2 + lower + [("s-002", -1)] * 4
     assert all(batch.x.shape[2:] == (32, 32) for batch in tiled.inner.seen)
+
+
+def test_what_a_detector_picks_by_label_are_tiles_of_that_label() -> None:
+    """Also where tiles are left out: a view says what its batches hold, whichever samples are taken of it."""
+    x, mask, region = pictures(3, 64, 64), np.zeros((3, 64, 64), np.int8), np.ones((3, 64, 64), bool)
+    mask[1, 40:44, 4:9], region[0, 32:] = 1, False
+    tiled = Tiles((32, 32), 0.0).around(Local()).fit(view(x, np.array([0, 1, 0]), mask, region))
+    given = tiled.inner.train
+    assert given.label.tolist() == [0] * 2 + [0, 0, 1, 0] + [0] * 4
+    for size in (1, 3):
+        assert sum(len(batch) for batch in given.batches(size)) == len(given) == 10
+    (batch,) = given[given.label == 1][np.array([0, 0])].batches(5)
+    assert batch.label.tolist() == [1, 1]
+    assert (batch.mask == mask[1, 32:, :32]).all()
+
+
+def test_draem_learns_through_tiles_of_which_some_do_not_count() -> None:
+    x, region = pictures(4, 64, 64), np.ones((4, 64, 64), bool)
+    region[:, :32] = False  # as under a letterbox
+    tiled = Tiles((32, 32), 0.0).around(Draem(width=4, steps=2, batch=2, shrink=1)).fit(view(x, region=region))
+    assert np.isfinite(tiled.score(whole(view(x, region=region))).sample).all()
 
 
 def test_an_image_of_which_nothing_counts_is_scored_still() -> None:
@@ -157,6 +179,8 @@ def test_each_category_has_its_own_model_and_an_unseen_one_is_refused() -> None:
         detector.score(whole(view(light[:1], category=["grey"])))
     with pytest.raises(DataError, match="needs a category for every sample, and there is none for s-000"):
         PerCategory().around(Gaussian()).fit(view(light))
+    with pytest.raises(DataError, match="needs a category for every sample, and there is none for s-001"):
+        PerCategory().around(Gaussian()).fit(view(light, category=["a", None] + ["a"] * 6))
     with pytest.raises(DataError, match="category dark: .*at least 2 normal"):
         PerCategory().around(Gaussian()).fit(view(light, category=["dark"] + ["light"] * 7))
 
@@ -191,6 +215,14 @@ def test_wrappers_come_from_params_in_their_order_and_survive_the_store(tmp_path
 def test_options_of_wrappers_are_checked(around: dict[str, Any], says: str) -> None:
     with pytest.raises(ParamsError, match=says):
         wrap(Gaussian(), around, "candidates.a")
+
+
+def test_images_wrappers_do_not_go_around_tables() -> None:
+    params = Params({"candidates": {"a": {"detector": "table/knn", "turns": {"count": 4}}}}, Path("params.yaml"))
+    with pytest.raises(ParamsError, match=r"candidates.a.turns is for image/ detectors only, got table/knn"):
+        params.detector("a")
+    params = Params({"candidates": {"a": {"detector": "table/knn", "per_category": True}}}, Path("params.yaml"))
+    assert isinstance(params.detector("a"), PerCategory)
 
 
 def test_false_is_no_wrapper() -> None:

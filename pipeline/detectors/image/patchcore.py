@@ -66,7 +66,7 @@ class PatchCore:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]
-                maps = self._merged(images)
+                maps = features.patches(self._features.maps(images), batch)
                 coreset = coreset or self._coreset(maps.shape, len(some))
                 coreset.add(maps.permute(0, 2, 3, 1)[counted(batch, maps.shape[2:], maps.device)])
                 bar.update(len(batch))
@@ -79,7 +79,7 @@ class PatchCore:
         self._fitted()
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            maps = self._merged(images)
+            maps = features.patches(self._features.maps(images), batch)
             inside = counted(batch, maps.shape[2:], maps.device)
             patches = maps.permute(0, 2, 3, 1)  # (n, h', w', c)
             found, nearest = self._search.nearest(patches[inside])
@@ -109,10 +109,6 @@ class PatchCore:
     def _fitted(self) -> None:
         if not hasattr(self, "bank_"):
             raise NotFittedError("PatchCore must be fitted before it can score or be saved")
-
-    def _merged(self, images: np.ndarray) -> Tensor:
-        """Locally aware patch features (equations 1 to 3): `(n, c, h', w')`."""
-        return features.merge([features.local_mean(level) for level in self._features.maps(images)])
 
     def _coreset(self, shape: torch.Size, images: int) -> Coreset:
         """Room for the patches of `images` images with maps `(n, c, h', w')`, within `memory`."""

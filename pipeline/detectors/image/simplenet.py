@@ -19,6 +19,7 @@ from pipeline.parts import features
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
+from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -27,8 +28,6 @@ LEVELS = (2, 3)  # of a timm backbone, as in the paper, section 4.3
 BATCH = 16  # images looked at together when features are taken
 SLOPE = 0.2  # of the LeakyReLU below zero
 MARGIN = 0.5  # th+ and -th- (section 3.5): outputs beyond them are good enough
-CUT = 5.0  # standard deviations
-FLAT = 1e-3  # share of the largest standard deviation below which a feature is not stretched further
 HALF = 2  # bytes of a float16
 LARGEST = 65504.0  # of the numbers that float16 holds
 
@@ -93,7 +92,7 @@ class SimpleNet:
         losses = []
         for _ in tqdm(range(self.steps), desc="steps", unit="step", mininterval=1.0):
             drawn = torch.randint(len(pool), (min(self.batch, len(pool)),), generator=generator)
-            patches = ((pool[drawn].to(where).float() - mean) / scale).clamp_(-CUT, CUT)
+            patches = standardised(pool[drawn].to(where).float(), mean, scale)
             # float32 also on a GPU: noise may be finer than bfloat16, and the layers are small
             sigma = self.noise * self.reach ** torch.rand(len(patches), 1, generator=generator)
             noise = (sigma * torch.randn(patches.shape, generator=generator)).to(where)
@@ -114,8 +113,8 @@ class SimpleNet:
         images = checked(batch, self.size_)
         mean, scale, weight, bias, out, offset = self.head_
         with torch.inference_mode():
-            standard = (self._merged(images) - mean[:, None, None]).div_(scale[:, None, None]).clamp_(-CUT, CUT)
-            hidden = F.conv2d(standard, weight[:, :, None, None], bias)
+            maps = standardised(features.patches(self._features.maps(images), batch), mean, scale)
+            hidden = F.conv2d(maps, weight[:, :, None, None], bias)
             odd = F.conv2d(F.leaky_relu(hidden, SLOPE, inplace=True), -out[None, :, None, None], -offset)  # (n,1,h',w')
             inside = counted(batch, odd.shape[2:], odd.device)
             sample = largest(odd[:, 0], inside)
@@ -138,37 +137,27 @@ class SimpleNet:
         if not hasattr(self, "head_"):
             raise NotFittedError("SimpleNet must be fitted before it can score or be saved")
 
-    def _merged(self, images: np.ndarray) -> Tensor:
-        """Locally aware patch features (section 3.1): `(n, c, h', w')`."""
-        return features.merge([features.local_mean(level) for level in self._features.maps(images)])
-
     def _pool(self, some: Samples) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Patches that count, float16 `(m, c)` on the CPU, drawn evenly within `cache`; mean and standard deviation
         `(c,)` of all that count; height and width of the images."""
         rng = np.random.default_rng(self.seed)
-        pool, size, seen, total, squares, guess = [], None, 0, 0.0, 0.0, None
+        pool, size, moments = [], None, Moments()
         with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]
-                maps = self._merged(images)
+                maps = features.patches(self._features.maps(images), batch)
                 inside = counted(batch, maps.shape[2:], maps.device)
                 share = max(1, self.cache * 10**6 // (maps.shape[1] * HALF * len(some)))
                 for patches, counts in zip(maps.permute(0, 2, 3, 1), inside, strict=True):
                     patches = patches[counts]  # (m, c)
-                    if guess is None:
-                        guess = patches.mean(dim=0)  # squares of differences do not cancel
-                    about = (patches - guess).double()
-                    seen, total, squares = seen + len(about), total + about.sum(dim=0), squares + (about**2).sum(dim=0)
+                    moments.add(patches)
                     if share < len(patches):
                         chosen = np.sort(rng.choice(len(patches), share, replace=False))
                         patches = patches[torch.from_numpy(chosen).to(patches.device)]
                     pool.append(patches.clamp(-LARGEST, LARGEST).half().cpu())
                 bar.update(len(batch))
-        total, squares = total / seen, squares / seen
-        scale = (squares - total**2).clamp(min=0).sqrt().float()
-        scale = scale.clamp(min=FLAT * float(scale.max()) or 1.0)
-        return torch.cat(pool), guess + total.float(), scale, size
+        return torch.cat(pool), *moments.found(), size
 
 
 class Head(nn.Module):

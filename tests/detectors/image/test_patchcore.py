@@ -20,9 +20,9 @@ def patches(x: np.ndarray) -> np.ndarray:
     maps = [m.double() for m in features.load(Backbone()).maps(x)]
     out = []
     for m in maps:
-        padded = np.pad(m.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+        padded = np.pad(m.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
-        out.append(torch.from_numpy(np.nanmean(windows, axis=(4, 5))))
+        out.append(torch.from_numpy(np.mean(windows, axis=(4, 5))))
     size = out[0].shape[2:]
     merged = [torch.nn.functional.interpolate(m, size, mode="bilinear") for m in out]
     return torch.cat(merged, dim=1).flatten(2).permute(0, 2, 1).numpy()

@@ -1,0 +1,296 @@
+"""SuperSimpleNet: one network for every kind of supervision, from none to a mask for each defect.
+
+Rolih, Fucka and Skocaj, "SuperSimpleNet: Unifying Unsupervised and Supervised Learning for Fast and Reliable Surface
+Defect Detection" (ICPR 2024), https://arxiv.org/abs/2408.03143, and "No Label Left Behind: A Unified Surface Defect
+Detection Model for all Supervision Regimes" (2025), https://arxiv.org/abs/2508.19060.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from pipeline.errors import DataError, ModelError, NotFittedError
+from pipeline.parts import features, perlin
+from pipeline.parts.device import seeded
+from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.images import checked
+from pipeline.parts.moments import Moments, standardised
+from pipeline.parts.regions import counted, enlarged
+from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
+from pipeline.samples import normals
+
+LEVELS = (2, 3)  # of a timm backbone, as in the paper
+BATCH = 16  # images looked at together when features are taken
+MARGIN = 0.5  # th of the truncated L1 loss: outputs beyond it are good enough
+SLOPE = 0.2  # of the LeakyReLU below zero
+FINEST = 5  # of the Perlin noise: up to 2**5 cells each way
+HALF = 2  # bytes of a float16
+LARGEST = 65504.0  # of the numbers that float16 holds
+
+
+@dataclass
+class SuperSimpleNet:
+    """A segmentation head and a classification head over frozen features, trained on noise in Perlin-shaped places.
+
+    The labels decide what else they learn from: anomalous images with a mask teach both heads, those without one the
+    classification head; without anomalous images there is only the noise. Features are brought to mean 0 and standard
+    deviation 1 and cut at five of these, as in `image/simplenet`; `noise` and `reach` mean the same as there."""
+
+    learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2508.19060"
+
+    backbone: BackboneField = field(default_factory=Backbone)
+    """Whose feature maps are merged."""
+    upscale: Annotated[int, Ge(1), Le(4)] = 1
+    """Times that the merged maps are enlarged before the heads (the paper's 2): finer, and slower by its square."""
+    noise: Annotated[float, Gt(0)] = 0.25
+    """Least standard deviation of the noise, in those of the features (the paper's is 0.015 of its own features)."""
+    reach: Annotated[float, Ge(1)] = 20.0
+    """Most noise is `reach` times the least; 1 is the paper's one noise."""
+    hidden: Annotated[int, Ge(1)] = 128
+    """Width of the segmentation head."""
+    width: Annotated[int, Ge(1)] = 16
+    """Channels of the classification head's 5 x 5 convolution (the paper's 128); larger is slower."""
+    steps: Annotated[int, Ge(1)] = 300
+    """Optimiser steps. The paper trains for 300 epochs."""
+    batch: Annotated[int, Ge(2)] = 8
+    """Images per step, half of them anomalous where training has such; each is seen with and without noise."""
+    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    """Learning rate of AdamW for the heads; 0.4 of it after 80 %, and again after 90 % of the steps. The paper's is
+    2e-4, and half of that for the adapter; here it is a tenth."""
+    gamma: Annotated[float, Ge(0)] = 4.0
+    """Exponent of the focal loss; larger looks more at what is hard."""
+    cache: Annotated[int, Ge(1)] = 1000
+    """Most MB (10^6 bytes) of feature maps held in half precision during fit; of more images than it holds, as many as
+    it does are drawn."""
+    smooth: Annotated[float, Ge(0), Le(1)] = 4 / 256
+    """Sigma of the blur of the map, as a share of the image's shorter side."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of the first weights, the images drawn and the noise."""
+
+    def __post_init__(self) -> None:
+        self.history_: list[dict[str, float]] = []
+
+    def fit(self, train: Samples) -> Self:
+        """Train on uint8 images `(n, 3, h, w)`; images of unknown label are left out.
+
+        Raises DataError without normals, for images of differing sizes, or when `cache` does not hold one."""
+        normals(train)
+        self._features = features.load(self.backbone, LEVELS)
+        held = self._held(train[train.label != UNKNOWN])
+        where, rng = self._features.device, np.random.default_rng(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        with seeded(self.seed):
+            net = Heads(len(held.mean), self.hidden, self.width).to(where).train()
+        groups = [
+            {"params": net.adapter.parameters(), "lr": self.rate / 10},
+            {"params": [*net.segment.parameters(), *net.classify.parameters()], "lr": self.rate},
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=1e-5)
+        cuts = [round(0.8 * self.steps), round(0.9 * self.steps)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.4)
+        history = []
+        for _ in tqdm(range(self.steps), desc="steps", unit="step", mininterval=1.0):
+            maps, target, inside, label = self._drawn(held, rng)
+            noise, spots = self._noise(target, inside, maps.shape[1], rng, generator)
+            target = torch.cat([target, target.masked_fill(spots, ANOMALOUS)]).to(where)
+            label = torch.cat([label, label.masked_fill(spots.flatten(1).any(dim=1), ANOMALOUS)]).to(where)
+            inside = torch.cat([inside, inside]).to(where)
+            with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
+                odd, logit = net(torch.cat([maps, maps]).to(where), inside, noise.to(where))
+            parts = {
+                "l1": truncated_l1(odd.float(), target, inside),
+                "focal": focal(
+                    odd.float()[inside & (target != UNKNOWN)], target[inside & (target != UNKNOWN)], self.gamma
+                ),
+                "classify": focal(logit.float(), label, self.gamma),
+            }
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(parts.values())).sum().backward()
+            optimiser.step()
+            schedule.step()
+            history.append({"step": len(history) + 1, **{name: float(loss.detach()) for name, loss in parts.items()}})
+        self.net_, self.mean_, self.spread_ = net.eval().requires_grad_(False), held.mean, held.spread
+        self.size_, self.hash_, self.history_ = held.size, self._features.hash, history
+        return self
+
+    def score(self, batch: Batch) -> Scores:
+        """Scores `(n,)`, the logit of the classification head; maps `(n, h, w)`, that of the segmentation head."""
+        self._fitted()
+        images = checked(batch, self.size_)
+        with torch.inference_mode():
+            maps = standardised(features.patches(self._features.maps(images), batch), self.mean_, self.spread_)
+            size = (maps.shape[2] * self.upscale, maps.shape[3] * self.upscale)
+            inside = counted(batch, size, maps.device)
+            odd, logit = self.net_.scored(maps, inside, self.upscale)
+            local = enlarged(odd, self.size_, self.smooth, inside)
+        return Scores(logit.cpu().numpy(), local.cpu().numpy())
+
+    def state(self) -> State:
+        self._fitted()
+        arrays = {f"net.{name}": tensor.cpu().numpy() for name, tensor in self.net_.state_dict().items()}
+        arrays |= {"mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy(), **self._features.arrays()}
+        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_})
+
+    def from_state(self, state: State) -> Self:
+        self._features = features.restore(self.backbone, state.arrays, LEVELS)
+        where = self._features.device
+        arrays = {name: torch.from_numpy(np.array(array)) for name, array in state.arrays.items()}
+        self.mean_, self.spread_ = arrays["mean"].to(where), arrays["spread"].to(where)
+        net = Heads(len(self.mean_), self.hidden, self.width)
+        try:
+            net.load_state_dict({n.removeprefix("net."): a for n, a in arrays.items() if n.startswith("net.")})
+        except RuntimeError as error:
+            raise ModelError(f"the stored heads do not fit these hyperparameters: {error}") from error
+        self.net_ = net.to(where).eval().requires_grad_(False)
+        self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
+        return self
+
+    def _fitted(self) -> None:
+        if not hasattr(self, "net_"):
+            raise NotFittedError("SuperSimpleNet must be fitted before it can score or be saved")
+
+    def _held(self, some: Samples) -> "Held":
+        """Merged maps of as many images as `cache` holds, drawn evenly, with what is known of their positions."""
+        maps, targets, insides, labels, size, moments = [], [], [], [], None, Moments()
+        chosen = np.arange(len(some))
+        with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
+            for batch in some.batches(BATCH):
+                images = checked(batch, size)
+                found = features.patches(self._features.maps(images), batch)
+                if size is None:
+                    size, chosen = images.shape[2:], self._chosen(found[0].numel() * HALF, len(some))
+                keep = np.isin(np.arange(bar.n, bar.n + len(batch)), chosen)
+                large = (found.shape[2] * self.upscale, found.shape[3] * self.upscale)
+                normal = torch.from_numpy(batch.label == NORMAL).to(found.device)
+                small = counted(batch, found.shape[2:], found.device)
+                if normal.any():
+                    moments.add(found.permute(0, 2, 3, 1)[normal][small[normal]])
+                maps.append(found[keep].clamp(-LARGEST, LARGEST).half().cpu())
+                insides.append(counted(batch, large, torch.device("cpu"))[keep])
+                targets.append(positions(batch, large)[keep])
+                labels.append(torch.from_numpy(batch.label[keep].astype(np.int8)))
+                bar.update(len(batch))
+        return Held(*map(torch.cat, (maps, targets, insides, labels)), *moments.found(), size)
+
+    def _chosen(self, bytes_: int, images: int) -> np.ndarray:
+        """Which of all images are held, as places."""
+        room = self.cache * 10**6 // bytes_
+        if room < 1:
+            raise DataError(f"cache must hold the maps of one image, {bytes_ / 1e6:.1f} MB, got {self.cache}")
+        if room >= images:
+            return np.arange(images)
+        logging.getLogger(__name__).warning("cache holds %d of %d images: only these are trained on", room, images)
+        return np.sort(np.random.default_rng(self.seed).choice(images, room, replace=False))
+
+    def _drawn(self, held: "Held", rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A step's standardised maps, enlarged, `(n, c, h', w')`, targets, what counts, and labels `(n,)`."""
+        good, bad = (np.flatnonzero((held.label == which).numpy()) for which in (NORMAL, ANOMALOUS))
+        odd = self.batch // 2 if len(bad) and len(good) else 0
+        at = torch.from_numpy(
+            np.r_[rng.choice(good, self.batch - odd), rng.choice(bad, odd) if odd else []].astype(int)
+        )
+        maps = standardised(held.maps[at].float(), held.mean.cpu(), held.spread.cpu())
+        return upscaled(maps, self.upscale), held.target[at], held.inside[at], held.label[at]
+
+    def _noise(
+        self, target: Tensor, inside: Tensor, channels: int, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Gaussian noise `(n, c, h', w')` in Perlin-shaped spots `(n, h', w')` of what counts and is not anomalous."""
+        size = (target.shape[1], target.shape[2])
+        shapes = np.stack([perlin.mask(size, FINEST, rng, each) for each in inside.numpy()])
+        spots = torch.from_numpy(shapes) & (target != ANOMALOUS)
+        sigma = self.noise * self.reach ** torch.rand(len(target), 1, 1, 1, generator=generator)
+        noise = sigma * torch.randn((len(target), channels, *size), generator=generator)
+        return noise * spots[:, None], spots
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a fit holds: maps float16 `(n, c, h', w')`; targets int8 and what counts, at the enlarged size; labels."""
+
+    maps: Tensor
+    target: Tensor
+    inside: Tensor
+    label: Tensor
+    mean: Tensor
+    spread: Tensor
+    size: tuple[int, int]
+
+
+class Heads(nn.Module):
+    """Adapter, segmentation head and classification head over standardised features."""
+
+    def __init__(self, channels: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.adapter = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.orthogonal_(self.adapter.weight)
+        self.segment = nn.ModuleList(
+            [nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.Conv2d(hidden, 1, 1, bias=False)]
+        )
+        self.classify = nn.ModuleList(
+            [nn.Conv2d(channels + 1, width, 5, padding=2), nn.BatchNorm2d(width), nn.Linear(2 * width + 2, 1)]
+        )
+
+    def forward(self, maps: Tensor, inside: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps `(n, h', w')` and logits `(n,)` of features `(n, c, h', w')`; `noise` goes to the latter half of them,
+        before the heads and behind the adapter."""
+        clean = torch.zeros_like(noise)
+        noise = torch.cat([clean, noise])
+        first, norm, last = self.segment
+        odd = last(F.leaky_relu(norm(first(self.adapter(maps) + noise)), SLOPE))[:, 0]
+        return odd, self._logit(maps + noise, odd.detach(), inside)
+
+    def scored(self, maps: Tensor, inside: Tensor, upscale: int) -> tuple[Tensor, Tensor]:
+        """The same without noise, for features not enlarged yet: what is linear comes before the enlarging."""
+        first, norm, last = self.segment
+        odd = last(F.leaky_relu(upscaled(norm(first(self.adapter(maps))), upscale), SLOPE, inplace=True))[:, 0]
+        return odd, self._logit(upscaled(maps, upscale), odd, inside)
+
+    def _logit(self, maps: Tensor, odd: Tensor, inside: Tensor) -> Tensor:
+        first, norm, last = self.classify
+        inside = inside[:, None]
+        seen = torch.cat([maps, odd[:, None].to(maps.dtype)], dim=1) * inside
+        found = torch.cat([F.relu(norm(first(seen))), odd[:, None].to(maps.dtype)], dim=1)
+        mean = (found * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
+        return last(torch.cat([found.masked_fill(~inside, -torch.inf).amax(dim=(2, 3)), mean], dim=1))[:, 0]
+
+
+def upscaled(maps: Tensor, times: int) -> Tensor:
+    """`maps` `(n, c, h', w')` enlarged (bilinear)."""
+    return maps if times == 1 else F.interpolate(maps, scale_factor=times, mode="bilinear", align_corners=False)
+
+
+def positions(batch: Batch, size: tuple[int, int]) -> Tensor:
+    """Labels of the positions of a map of `size`, int8 `(n, h', w')`: anomalous where any pixel is, else unknown where
+    any is."""
+    if batch.mask is None:
+        known = np.where(batch.label == NORMAL, NORMAL, UNKNOWN).astype(np.int8)
+        return torch.from_numpy(known)[:, None, None].expand(-1, *size).clone()
+    mask = torch.from_numpy(batch.mask)
+    anomalous, unknown = (
+        F.adaptive_max_pool2d((mask == which).float()[:, None], size)[:, 0] > 0 for which in (ANOMALOUS, UNKNOWN)
+    )
+    return anomalous.to(torch.int8).masked_fill(unknown & ~anomalous, UNKNOWN)
+
+
+def truncated_l1(odd: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Mean of max(0, th - M) over anomalous and of max(0, th + M) over normal positions that count."""
+    high, low = (odd[inside & (target == which)] for which in (ANOMALOUS, NORMAL))
+    losses = [F.relu(MARGIN + sign * part).mean() for part, sign in ((high, -1), (low, 1)) if len(part)]
+    return torch.stack(losses).sum() if losses else odd.sum() * 0
+
+
+def focal(logit: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Mean focal loss (Lin et al. 2017) of `logit` against 0 or 1, same shape."""
+    target = target.to(logit.dtype)
+    loss = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    missed = 1 - torch.exp(-loss)  # 1 - p of the true class
+    return (missed**gamma * loss).mean() if len(loss) else logit.sum() * 0
