@@ -6,6 +6,7 @@ TABLE = {
     "image/draem": "Draem",
     "image/padim": "Padim",
     "image/simplenet": "SimpleNet",
+    "image/efficientad": "EfficientAD",
     "image/supersimplenet": "SuperSimpleNet",
     "table/isolation_forest": "IsolationForest",
     "table/knn": "KNN",

@@ -19,7 +19,7 @@ from pipeline.parts.coreset import Coreset
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
 from pipeline.parts.neighbours import Bank
-from pipeline.parts.regions import counted, enlarged
+from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
@@ -45,6 +45,9 @@ class PatchCore:
     and the bank is at most a third of it."""
     neighbours: Annotated[int, Ge(1)] = 9
     """Bank patches that weigh the image score (b in equation 7); 1 leaves the score unweighted."""
+    image_score: Literal["patch", "map"] = "patch"
+    """`patch`: the distance of the oddest patch, weighted (the paper's). `map`: the largest value of the map, which is
+    blurred, so that a defect must be odd over more than one patch; calmer on textures."""
     projection: Annotated[int, Ge(1)] | None = 128
     """Dimensions of the random projection in which the coreset is chosen; null chooses in full."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
@@ -89,8 +92,11 @@ class PatchCore:
             star, worst = distance.flatten(1).max(dim=1)  # s*, equation 6
             each = torch.arange(len(batch), device=maps.device)
             oddest = patches.flatten(1, 2)[each, worst]
-            sample = star * self._weight(oddest, index.flatten(1)[each, worst], star)
             local = enlarged(distance.masked_fill(~inside, 0), self.size_, self.smooth, inside)
+            if self.image_score == "map":
+                sample = largest(local, counted(batch, self.size_, local.device))
+            else:
+                sample = star * self._weight(oddest, index.flatten(1)[each, worst], star)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:

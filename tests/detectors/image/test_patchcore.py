@@ -143,3 +143,14 @@ def test_refusals() -> None:
     ):
         with pytest.raises(DataError, match=says):
             detector.score(replace(batch, x=spoiled))
+
+
+def test_the_map_s_largest_value_as_the_score() -> None:
+    region = np.ones((3, SIDE, SIDE), bool)
+    region[:, :, :10] = False
+    test = whole(view(stripes(3, 1), region=region))
+    plain = PatchCore(smooth=0.1).fit(view(stripes(4, 0)))
+    by_map = PatchCore(smooth=0.1, image_score="map").fit(view(stripes(4, 0))).score(test)
+    np.testing.assert_array_equal(by_map.local, plain.score(test).local)
+    np.testing.assert_allclose(by_map.sample, np.where(region, by_map.local, 0).max(axis=(1, 2)))
+    assert not np.allclose(by_map.sample, plain.score(test).sample, rtol=0.01)
