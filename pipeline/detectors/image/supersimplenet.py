@@ -21,14 +21,14 @@ from pipeline.parts import features, perlin
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
+from pipeline.parts.losses import focal, truncated_l1
 from pipeline.parts.moments import Moments, standardised
-from pipeline.parts.regions import counted, enlarged
+from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm backbone, as in the paper
 BATCH = 16  # images looked at together when features are taken
-MARGIN = 0.5  # th of the truncated L1 loss: outputs beyond it are good enough
 SLOPE = 0.2  # of the LeakyReLU below zero
 FINEST = 5  # of the Perlin noise: up to 2**5 cells each way
 HALF = 2  # bytes of a float16
@@ -70,6 +70,9 @@ class SuperSimpleNet:
     cache: Annotated[int, Ge(1)] = 1000
     """Most MB (10^6 bytes) of feature maps held in half precision during fit; of more images than it holds, as many as
     it does are drawn."""
+    image_score: Literal["auto", "head", "map"] = "auto"
+    """`head`: the classification head's logit (the paper's). `map`: the largest value of the map. `auto`: the head
+    where anomalous images taught it, the map where it has seen nothing but noise."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 256
     """Sigma of the blur of the map, as a share of the image's shorter side."""
     seed: Annotated[int, Ge(0)] = 0
@@ -119,10 +122,13 @@ class SuperSimpleNet:
             history.append({"step": len(history) + 1, **{name: float(loss.detach()) for name, loss in parts.items()}})
         self.net_, self.mean_, self.spread_ = net.eval().requires_grad_(False), held.mean, held.spread
         self.size_, self.hash_, self.history_ = held.size, self._features.hash, history
+        taught = "head" if (held.label == ANOMALOUS).any() else "map"
+        self.by_ = taught if self.image_score == "auto" else self.image_score
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Scores `(n,)`, the logit of the classification head; maps `(n, h, w)`, that of the segmentation head."""
+        """Maps `(n, h, w)`, the segmentation head's; scores `(n,)`, the classification head's logit or the largest of
+        the map."""
         self._fitted()
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -131,13 +137,14 @@ class SuperSimpleNet:
             inside = counted(batch, size, maps.device)
             odd, logit = self.net_.scored(maps, inside, self.upscale)
             local = enlarged(odd, self.size_, self.smooth, inside)
-        return Scores(logit.cpu().numpy(), local.cpu().numpy())
+            sample = logit if self.by_ == "head" else largest(local, counted(batch, self.size_, local.device))
+        return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:
         self._fitted()
         arrays = {f"net.{name}": tensor.cpu().numpy() for name, tensor in self.net_.state_dict().items()}
         arrays |= {"mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy(), **self._features.arrays()}
-        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_})
+        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_, "image_score": self.by_})
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
@@ -151,6 +158,7 @@ class SuperSimpleNet:
             raise ModelError(f"the stored heads do not fit these hyperparameters: {error}") from error
         self.net_ = net.to(where).eval().requires_grad_(False)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
+        self.by_ = state.meta["image_score"]
         return self
 
     def _fitted(self) -> None:
@@ -279,18 +287,3 @@ def positions(batch: Batch, size: tuple[int, int]) -> Tensor:
         F.adaptive_max_pool2d((mask == which).float()[:, None], size)[:, 0] > 0 for which in (ANOMALOUS, UNKNOWN)
     )
     return anomalous.to(torch.int8).masked_fill(unknown & ~anomalous, UNKNOWN)
-
-
-def truncated_l1(odd: Tensor, target: Tensor, inside: Tensor) -> Tensor:
-    """Mean of max(0, th - M) over anomalous and of max(0, th + M) over normal positions that count."""
-    high, low = (odd[inside & (target == which)] for which in (ANOMALOUS, NORMAL))
-    losses = [F.relu(MARGIN + sign * part).mean() for part, sign in ((high, -1), (low, 1)) if len(part)]
-    return torch.stack(losses).sum() if losses else odd.sum() * 0
-
-
-def focal(logit: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Mean focal loss (Lin et al. 2017) of `logit` against 0 or 1, same shape."""
-    target = target.to(logit.dtype)
-    loss = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-    missed = 1 - torch.exp(-loss)  # 1 - p of the true class
-    return (missed**gamma * loss).mean() if len(loss) else logit.sum() * 0

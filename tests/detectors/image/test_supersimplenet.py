@@ -8,14 +8,13 @@ from torch.nn import functional as F
 from pipeline.detectors.image.supersimplenet import (
     Heads,
     SuperSimpleNet,
-    focal,
     positions,
-    truncated_l1,
     upscaled,
 )
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
+from pipeline.parts.losses import focal, truncated_l1
 from pipeline.protocols import Batch, Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
@@ -106,6 +105,16 @@ def test_losses_fall_and_a_planted_defect_is_found_without_labels() -> None:
     assert 8 <= column < 42
 
 
+def test_the_head_scores_only_where_anomalies_taught_it() -> None:
+    few, test = view(stripes(6, 0)), whole(view(stripes(3, 2)))
+    for train, choice, by in ((few, "auto", "map"), (mixed("all"), "auto", "head"), (few, "head", "head")):
+        detector = SuperSimpleNet(**TINY, backbone=FINE, image_score=choice).fit(train)
+        again = SuperSimpleNet(**TINY, backbone=FINE, image_score=choice).from_state(detector.state())
+        for one in (detector, again):
+            found = one.score(test)
+            assert np.array_equal(found.sample, found.local.max(axis=(1, 2))) == (by == "map")
+
+
 def gap(detector: SuperSimpleNet) -> float:
     """Share of faint defects and good images that the scores put in the right order."""
     bad, good = (detector.score(whole(view(x))).sample for x in (faint(16, 9)[0], stripes(16, 8)))
@@ -113,7 +122,7 @@ def gap(detector: SuperSimpleNet) -> float:
 
 
 def test_labels_with_masks_without_and_mixed_all_teach() -> None:
-    options = {"backbone": FINE, "steps": 250, "batch": 8}
+    options = {"backbone": FINE, "steps": 250, "batch": 8, "image_score": "head"}
     alone = gap(SuperSimpleNet(**options).fit(view(stripes(16, 0))))
     for masks in ("all", "half", "none"):
         detector = SuperSimpleNet(**options).fit(mixed(masks))
