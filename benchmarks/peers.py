@@ -4,11 +4,13 @@ Images come decoded and squashed by this project; what is measured is the model.
 """
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
 
+from pipeline.parts.draws import shuffled
 from pipeline.protocols import Batch, Samples, Scores
 from pipeline.samples import normals
 
@@ -60,14 +62,56 @@ class Peer:
         return Scores(sample.reshape(-1).numpy().astype(np.float32), found.anomaly_map[:, 0].numpy())
 
 
+class Trained(Peer):
+    """The same for a model that learns by gradients."""
+
+    def __init__(self, model: nn.Module, backbone: dict[str, Any], section: dict[str, Any]) -> None:
+        super().__init__(model, backbone, None)
+        self._steps, self._batch = section.get("steps", 300), section.get("batch", 8)
+
+    def fit(self, train: Samples) -> "Trained":
+        """Steps, batch, optimiser, schedule and clipping of anomalib 2.7.0's Lightning module."""
+        from anomalib.models.image.supersimplenet.loss import SSNLoss
+
+        some, rng, loss = normals(train), np.random.default_rng(0), SSNLoss()
+        torch.manual_seed(0)
+        model = self._model.train()
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": model.adaptor.parameters(), "lr": 1e-4},
+                {"params": model.segdec.parameters(), "lr": 2e-4, "weight_decay": 1e-5},
+            ]
+        )
+        cuts = [round(0.8 * self._steps), round(0.9 * self._steps)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.4)
+        for batch in some[shuffled(len(some), self._steps * self._batch, rng)].batches(self._batch):
+            odd, score, masks, labels = model(self._images(batch), labels=torch.zeros(len(batch)))
+            optimiser.zero_grad()
+            loss(pred_map=odd, pred_score=score, target_mask=masks, target_label=labels).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+        model.eval()
+        return self
+
+
 def anomalib(name: str, section: dict[str, Any]) -> Peer:
-    """anomalib's `name` with the backbone, levels, coreset and dimensions of a params section."""
+    """anomalib's `name` with the backbone, levels, coreset, dimensions, steps and batch of a params section."""
     backbone = section["backbone"]
-    usual = {"patchcore": [2, 3], "padim": [1, 2, 3]}
+    usual = {"patchcore": [2, 3], "padim": [1, 2, 3], "supersimplenet": [2, 3]}
     if name not in usual:
         raise SystemExit(f"no peer for {name} here: {', '.join(usual)}")
     levels = backbone.get("levels") or usual[name]
     layers = [LAYERS[backbone["name"]][level] for level in levels]
+    if name == "supersimplenet":
+        import timm
+        from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
+
+        create = timm.create_model
+        with patch.object(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False})):
+            learner = SupersimplenetModel(backbone=backbone["name"], layers=layers)
+        learner.feature_extractor.feature_extractor.feature_extractor = plain(backbone, levels)
+        return Trained(learner, backbone, section)
     if name == "patchcore":
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
