@@ -3,6 +3,7 @@
     python -m benchmarks.images --data DIR --split CSV --detectors patchcore,padim --backbone NAME --weights FILE \\
         --peer anomalib --out FILE.jsonl
     python -m benchmarks.images --data DIR --split CSV --line examples/mvtec_screw --out FILE.jsonl
+    python -m benchmarks.images --table FILE.jsonl > docs/results/images.md
 
 One JSON line per detector, each measured in a process of its own. `--line` takes the candidates and the `dataset`
 options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only looked at with
@@ -17,6 +18,8 @@ the same batch size; `folded_per_s` the same network as this project runs it; wi
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,28 @@ import yaml
 BATCH = 16
 MOBILENET = {"levels": [2, 3], "mean": [0.5] * 3, "std": [0.5] * 3, "extra": {"pad_type": "same", "bn_eps": 1e-5}}
 KNOWN = {"mobilenetv2_100": MOBILENET}  # what goes with the weights in ../shared/weights (its README)
-ACROSS = ("image_auroc", "ap", "pixel_auroc", "aupro", "fit_s", "images_per_s", "bare_per_s", "peak_mb")
+ACROSS = ("image_auroc", "ap", "pixel_auroc", "aupro", "fit_s", "images_per_s", "bare_per_s", "bound_per_s", "peak_mb")
+PAGE = """# Image detectors on three sets
+
+Made by `python -m benchmarks.images --table FILE.jsonl` on: {machine}. Each line of FILE.jsonl came from
+
+```sh
+python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --detectors DETECTOR \\
+    --backbone mobilenetv2_100 --weights ../shared/weights/mobilenetv2_100.safetensors --size 224x224 --fit stretch \\
+    --peer anomalib --options '{{DETECTOR: {{...}}}}' --out FILE.jsonl             # the column settings
+python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --line examples/SET \\
+    --out FILE.jsonl                                                            # other sizes: the lines in examples/
+```
+
+Scores are raw; rows of the same detector one below the other were measured one after the other. `bare_per_s`: timm's
+network alone, images in memory. `bound_per_s`: the network as this project runs it, and one product of patches by bank.
+
+{table}
+
+Image AUROC by class of defect:
+
+{classes}
+"""
 
 
 def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -102,6 +126,7 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
         samples = modality.samples(test)
         result = {"detector": name, "by": "anomalib" if peer else "assay", "set": chosen.split.stem, "on": chosen.on}
         result |= {"params": sections[name], "dataset": options, "train": len(train), "test": len(test)}
+        result |= {"labels": labels(chosen)} if chosen.labelled else {}
         if not chosen.quick:
             before = time.perf_counter()
             scoring.score(detector, samples, BATCH, keep_local=False)
@@ -119,8 +144,25 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
         for defect in sorted(set(test["defect"][label == 1])):
             both = np.concatenate([good, scores[(test["defect"] == defect) & (label == 1)]])
             result[f"auroc.{defect}"] = metrics.auroc(np.arange(len(both)) >= len(good), both)
-    result["threads"], result["torch"] = torch.get_num_threads(), torch.__version__
+    result["threads"], result["torch"], result["machine"] = torch.get_num_threads(), torch.__version__, machine()
     return result
+
+
+def machine() -> str:
+    """The processor's name and the number of cores."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [row.split(":")[1] for row in info.read_text().splitlines() if row.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return f"{(names or [platform.processor()])[0].strip()}, {os.cpu_count()} cores"
+
+
+def labels(chosen: argparse.Namespace) -> str:
+    """What training was given of the test's defects."""
+    given = "not given" if chosen.withheld else "given without masks" if chosen.unmasked else "given with masks"
+    return f"{chosen.labelled:.0%} of the defects {given}"
 
 
 def synthetic(modality: Any, normals: Any, out: Path) -> Any:
@@ -174,17 +216,33 @@ def speeds(detector: Any, size: list[int], section: dict[str, Any], torch: Any) 
 
 def table(lines: list[dict[str, Any]]) -> str:
     """The results as a table in Markdown."""
-    rows = ["| set | detector | by | " + " | ".join(ACROSS) + " |", "|" + "---|" * (3 + len(ACROSS))]
+    rows = ["| set | detector | by | size | settings | " + " | ".join(ACROSS) + " |", "|" + "---|" * (5 + len(ACROSS))]
     for line in lines:
         cells = [f"{line[key]:.{3 if 'au' in key or key == 'ap' else 1}f}" if key in line else "" for key in ACROSS]
-        rows.append(f"| {line['set']} | {line['detector']} | {line['by']} | " + " | ".join(cells) + " |")
+        own = {k: v for k, v in line["params"].items() if k not in ("detector", "backbone")}
+        settings = [f"{k} {v}" for k, v in own.items()] + [line["labels"]] * ("labels" in line)
+        size = " x ".join(map(str, line["dataset"]["size"])) + f" {line['dataset'].get('fit', 'letterbox')}"
+        told = [line["set"], line["detector"], line["by"], size, ", ".join(settings)]
+        rows.append("| " + " | ".join(told + cells) + " |")
     return "\n".join(rows)
+
+
+def page(lines: list[dict[str, Any]]) -> str:
+    """docs/results/images.md: the results of the tests, with machine, commands and defect classes."""
+    made = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
+    classes = []
+    for line in lines:
+        found = ", ".join(f"{k.removeprefix('auroc.')} {v:.3f}" for k, v in line.items() if k.startswith("auroc."))
+        if line["by"] == "assay" and found.count(","):
+            size = " x ".join(map(str, line["dataset"]["size"]))
+            classes.append(f"- {line['set']}, {line['detector']}, {size}: {found}")
+    return PAGE.format(machine="; ".join(made), table=table(lines), classes="\n".join(classes))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that the split's paths are relative to")
-    parser.add_argument("--split", type=Path, required=True, help="CSV: path,label,defect,mask,group,split")
+    parser.add_argument("--data", type=Path, help="folder that the split's paths are relative to")
+    parser.add_argument("--split", type=Path, help="CSV: path,label,defect,mask,group,split")
     parser.add_argument("--detectors", help="names, with commas; of a line all by default")
     parser.add_argument("--line", type=Path, help="folder of a params.yaml to take dataset options and candidates from")
     parser.add_argument("--backbone", default="filterbank", help="a timm name")
@@ -199,8 +257,14 @@ def main() -> None:
     parser.add_argument("--peer", choices=("anomalib",), help="measure its models, too")
     parser.add_argument("--quick", action="store_true", help="no speeds")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
+    parser.add_argument("--table", type=Path, metavar="FILE.jsonl", help="print the page of these results instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.table:
+        print(page([json.loads(line) for line in chosen.table.read_text(encoding="utf-8").splitlines()]), end="")
+        return
+    if not chosen.data or not chosen.split:
+        parser.error("--data and --split are needed")
     if chosen.one:
         by, name = chosen.one.split(":")
         print(json.dumps(measure(chosen, name, by == "peer")))
