@@ -220,7 +220,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         cells = [f"{line[key]:.{3 if 'au' in key or key == 'ap' else 1}f}" if key in line else "" for key in ACROSS]
         own = {k: v for k, v in line["params"].items() if k not in ("detector", "backbone")}
-        settings = [f"{k} {v}" for k, v in own.items()] + [line["labels"]] * ("labels" in line)
+        settings = [f"{k} {v}" for k, v in own.items()] + ([line["labels"]] if "labels" in line else [])
         size = " x ".join(map(str, line["dataset"]["size"])) + f" {line['dataset'].get('fit', 'letterbox')}"
         told = [line["set"], line["detector"], line["by"], size, ", ".join(settings)]
         rows.append("| " + " | ".join(told + cells) + " |")
