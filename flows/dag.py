@@ -4,6 +4,7 @@ DVC decides what is stale; Prefect decides when, retries and reports. Nothing is
 """
 
 import io
+import json
 import os
 import re
 import signal
@@ -50,6 +51,7 @@ def read(folder: Path) -> tuple[dict[str, list[str]], set[str]]:
         with Repo(str(folder), _wait_for_lock=True) as repo, lock_repo(repo):
             if Path(repo.root_dir).resolve() != folder.resolve():
                 raise LineError(f"{folder} is not a line: it has no .dvc folder (make line LINE=... makes one)")
+            _heal(repo)
             graph = repo.index.graph  # from a stage to the stages it needs
             name = {stage: _name(stage, folder) for stage in graph}
             order = lexicographical_topological_sort(graph.reverse(), key=name.__getitem__)
@@ -59,6 +61,24 @@ def read(folder: Path) -> tuple[dict[str, list[str]], set[str]]:
     except DvcException as error:
         raise LineError(f"DVC cannot read the line in {folder}: {_flat(error)}") from error
     return needs, stale
+
+
+def _heal(repo: Any) -> None:
+    """Remove DVC's note of who reads and writes what, where a process that was killed left half of it.
+
+    DVC would refuse every command from then on; whoever the note named is dead or about to fail on it as well."""
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, make_lock
+
+    note = Path(repo.tmp_dir) / RWLOCK_FILE
+    guard = Path(repo.tmp_dir) / RWLOCK_LOCK
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(guard), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink, wait=True):
+        try:
+            json.loads(note.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            note.unlink()
 
 
 def _name(stage: Any, folder: Path) -> str:

@@ -138,6 +138,13 @@ def test_a_registry_that_is_down_for_a_moment_is_asked_again(toy: Toy) -> None:
     assert toy.ran().count("last") == 2
 
 
+@pytest.mark.parametrize("half", ["", '{"read": {}, "wri'])
+def test_a_kill_that_cut_dvc_s_own_note_short_is_healed(toy: Toy, half: str) -> None:
+    (toy.folder / ".dvc/tmp").mkdir(exist_ok=True)
+    toy.write(".dvc/tmp/rwlock", half)
+    assert set(reproduce(toy.folder).values()) == {RAN}
+
+
 def test_ctrl_c_leaves_no_process_and_the_rerun_gives_identical_files(toy: Toy, tmp_path: Path) -> None:
     toy.write("left.do", WAIT)
     process = toy.start()
