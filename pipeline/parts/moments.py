@@ -32,6 +32,30 @@ class Moments:
         return self._guess + mean.float(), spread.clamp(min=FLAT * float(spread.max()) or 1.0)
 
 
+class Covariance:
+    """The same for the covariance of rows `(m, c)`."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._guess: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        if self._guess is None:
+            self._guess = rows.mean(dim=0)
+            self._total = torch.zeros_like(self._guess, dtype=torch.float64)
+            self._outer = torch.zeros(len(self._total), len(self._total), dtype=torch.float64, device=rows.device)
+        about = rows - self._guess
+        self._seen += len(rows)
+        self._total += about.sum(dim=0, dtype=torch.float64)
+        self._outer += (about.T @ about).double()
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Mean `(c,)` and covariance `(c, c)`, float64."""
+        assert self._guess is not None
+        mean = self._total / self._seen
+        return self._guess + mean, self._outer / self._seen - mean[:, None] * mean
+
+
 def standardised(maps: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     """Features `(n, c, h', w')`, or rows `(m, c)`, in standard deviations from the mean, cut at CUT of them."""
     if maps.ndim == 4:

@@ -49,6 +49,43 @@ def test_scores_agree_with_brute_force(neighbours: int) -> None:
         np.testing.assert_allclose(scores.local[i], smooth, rtol=1e-3, atol=1e-5)
 
 
+def test_whitened_distances_are_mahalanobis_distances() -> None:
+    train, (test, _) = stripes(4, 0), planted(3, 1)
+    detector = PatchCore(**EVERYTHING, neighbours=1, whiten=0.1).fit(view(train))
+    bank, query = patches(train).reshape(-1, 64), patches(test)
+    covariance = np.cov(bank.T, bias=True)
+    raised = covariance + 0.1 * np.trace(covariance) / 64 * np.eye(64)
+    inverse = np.linalg.inv(raised)
+    expected = [cdist(one, bank, "mahalanobis", VI=inverse).min(axis=1).max() for one in query]
+    np.testing.assert_allclose(detector.score(whole(view(test))).sample, expected, rtol=1e-3)
+    region = np.zeros((1, SIDE, SIDE), bool)
+    region[:, 8:12, 8:12] = True  # a single patch
+    with pytest.raises(DataError, match="whiten needs patches that differ"):
+        PatchCore(Backbone(levels=[0]), whiten=0.1).fit(view(train[:1], region=region))
+
+
+def test_spacing_divides_by_how_far_the_nearest_bank_patch_lies_from_its_neighbours() -> None:
+    train, (test, _) = stripes(4, 0), planted(3, 1)
+    detector = PatchCore(**EVERYTHING, neighbours=1, spacing=5, smooth=0.0).fit(view(train))
+    bank, query = patches(train).reshape(-1, 64), patches(test)
+    among = np.sort(cdist(bank, bank), axis=1)[:, 1:6].mean(axis=1)
+    found = detector.score(whole(view(test)))
+    for i in range(3):
+        distance = cdist(query[i], bank)
+        ratio = distance.min(axis=1) / among[distance.argmin(axis=1)]
+        assert found.sample[i] == pytest.approx(ratio.max(), rel=1e-3)
+    one = PatchCore(coreset=1e-6, spacing=5).fit(view(train))  # a bank of a single patch has no spacing
+    assert np.isfinite(one.score(whole(view(test))).sample).all()
+
+
+def test_whitening_and_spacing_survive_saving_bit_for_bit() -> None:
+    train, test = view(stripes(6, 0)), whole(view(planted(3, 1)[0]))
+    detector = PatchCore(whiten=0.5, spacing=3, coreset=0.2).fit(train)
+    again = PatchCore(whiten=0.5, spacing=3, coreset=0.2).from_state(detector.state())
+    np.testing.assert_array_equal(again.score(test).sample, detector.score(test).sample)
+    np.testing.assert_array_equal(again.score(test).local, detector.score(test).local)
+
+
 def test_a_training_image_is_at_distance_zero_from_a_full_bank() -> None:
     train = stripes(3, 0)
     scores = PatchCore(**EVERYTHING).fit(view(train)).score(whole(view(train)))
