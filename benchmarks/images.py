@@ -74,10 +74,10 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     if chosen.weights:
         backbone["weights"] = str(chosen.weights.resolve())
     more = yaml.safe_load(chosen.options) if chosen.options else {}
-    sections = {
-        name: {"detector": f"image/{name}", "backbone": backbone, **more.get(name, {})}
-        for name in chosen.detectors.split(",")
-    }
+    sections = {}
+    for name in chosen.detectors.split(","):
+        own = more.get(name, {})
+        sections[name] = {"detector": f"image/{name}", **own, "backbone": {**backbone, **own.get("backbone", {})}}
     return {"size": [height, width], "fit": chosen.fit}, sections
 
 
@@ -220,7 +220,9 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         cells = [f"{line[key]:.{3 if 'au' in key or key == 'ap' else 1}f}" if key in line else "" for key in ACROSS]
         own = {k: v for k, v in line["params"].items() if k not in ("detector", "backbone")}
+        levels = line["params"].get("backbone", {}).get("levels")
         settings = [f"{k} {v}" for k, v in own.items()] + ([line["labels"]] if "labels" in line else [])
+        settings += [f"levels {levels}"] if levels not in (None, MOBILENET["levels"]) else []
         size = " x ".join(map(str, line["dataset"]["size"])) + f" {line['dataset'].get('fit', 'letterbox')}"
         told = [line["set"], line["detector"], line["by"], size, ", ".join(settings)]
         rows.append("| " + " | ".join(told + cells) + " |")
