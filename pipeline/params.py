@@ -51,7 +51,8 @@ class Anomalies:
 class Split:
     """Shares of the normals for calibration and test; the rest is for training.
 
-    A split column of the data is respected: then calibration normals come out of its training part.
+    A split column of the data is respected: then calibration normals come out of its training part, if it has none,
+    and the shares of the anomalies out of its test.
     `groups: whole` lets no group cross parts; with `normals` a group's anomalies may be tested on where its
     normals were trained on, for data in which nearly every item has a defect somewhere.
     `order: time` gives the oldest samples to training and the newest to the test."""

@@ -14,7 +14,8 @@ steps, and linked samples stay together:
   needs normals, metrics need labels.
 
 A split column of the data is respected for every sample, unknown ones too; where it links parts, that is an
-error. If it has no calibration samples, calibration normals come out of its training normals. The order
+error. If it has no calibration samples, calibration normals come out of its training normals. The shares of the
+anomalies that `split.anomalies` gives to training and calibration come out of its test. The order
 within a stratum is that of a hash of seed and id: it does not depend on the order of the rows, and new
 samples hardly move old ones.
 """
@@ -57,6 +58,8 @@ def assign(manifest: pd.DataFrame, split: Split) -> pd.DataFrame:
         _refuse_leaks(rows, part, keys)
         if not (part == "calibrate").any():
             _calibrate_from_train(rows, part, linked, split)
+        if split.anomalies.train or split.anomalies.calibrate:
+            _anomalies_from_test(rows, part, linked, split)
     else:
         part = _own(rows, linked, split)
     _refuse_empty(rows, part, split)
@@ -129,6 +132,23 @@ def _calibrate_from_train(rows: pd.DataFrame, part: np.ndarray, linked: np.ndarr
     moved = _walk(rows, linked, free, "category", split, {"calibrate": split.calibrate * normal.sum()})
     chosen = np.unique(linked[free & (moved == "calibrate")])
     part[train & np.isin(linked, chosen)] = "calibrate"
+
+
+def _anomalies_from_test(rows: pd.DataFrame, part: np.ndarray, linked: np.ndarray, split: Split) -> None:
+    """Move shares of the given test's anomalies, linked with none of its other samples, to training and calibration
+    (in place)."""
+    test, shares = part == "test", split.anomalies
+    anomalous = test & (rows["label"] == ANOMALOUS).to_numpy()
+    free = anomalous & ~np.isin(linked, linked[test & ~anomalous])
+    train, calibrate = shares.train * anomalous.sum(), shares.calibrate * anomalous.sum()
+    if train + calibrate > free.sum():
+        raise DataError(
+            f"split.anomalies asks for {train + calibrate:.0f} of the given test's {anomalous.sum()} anomalies, but"
+            f" only {free.sum()} share no group and no content with its normals; set split.groups to normals, or give less"
+            " (params.yaml)"
+        )
+    wanted = {"test": free.sum() - train - calibrate, "calibrate": calibrate}
+    part[free] = _walk(rows, linked, free, "defect", split, wanted)[free]
 
 
 def _own(rows: pd.DataFrame, linked: np.ndarray, split: Split) -> np.ndarray:

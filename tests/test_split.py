@@ -186,6 +186,28 @@ def test_calibration_comes_out_of_given_training_normals_by_whole_groups(seed: i
     assert (found["part"][42:] == "test").all()
 
 
+def test_shares_of_the_anomalies_come_out_of_a_given_test() -> None:
+    label, given = [0] * 30 + [1] * 20, ["train"] * 10 + ["val"] * 10 + ["test"] * 30
+    rows = manifest(label, split=given, defect=[None] * 30 + ["dent"] * 10 + ["hole"] * 10)
+    found = parts(rows, Split(anomalies=Anomalies(train=0.2, calibrate=0.1)))
+    assert counts(found[found["label"] == 0]) == {("train",): 10, ("calibrate",): 10, ("test",): 10}
+    shares = {"train": 2, "calibrate": 1, "test": 7}
+    assert counts(found[found["label"] == 1], "defect") == {
+        (d, p): n for d in ("dent", "hole") for p, n in shares.items()
+    }
+
+
+def test_an_anomaly_does_not_leave_a_given_test_without_the_normals_of_its_group() -> None:
+    rows = manifest([0] * 30 + [1] * 4, split=["train"] * 10 + ["val"] * 10 + ["test"] * 14)
+    rows["group"] = [f"g{i}" for i in range(30)] + ["g29", "g28", "g27", None]
+    found = parts(rows, Split(anomalies=Anomalies(train=0.25)))
+    assert found["part"][found["label"] == 1].tolist() == ["test", "test", "test", "train"]
+    with pytest.raises(DataError, match="asks for 2 of the given test's 4 anomalies, but only 1 share no group"):
+        parts(rows, Split(anomalies=Anomalies(train=0.5)))
+    moved = parts(rows, Split(anomalies=Anomalies(train=0.5), groups="normals"))
+    assert counts(moved[moved["label"] == 1]) == {("train",): 2, ("test",): 2}
+
+
 def test_a_given_split_that_leaks_a_group_is_refused_by_name() -> None:
     rows = manifest([0] * 9, group=["a"] * 3 + ["b"] * 3 + ["c"] * 3, split=["train", "calibrate", "test"] * 3)
     with pytest.raises(DataError) as caught:
