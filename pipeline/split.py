@@ -144,8 +144,8 @@ def _anomalies_from_test(rows: pd.DataFrame, part: np.ndarray, linked: np.ndarra
     if train + calibrate > free.sum():
         raise DataError(
             f"split.anomalies asks for {train + calibrate:.0f} of the given test's {anomalous.sum()} anomalies, but"
-            f" only {free.sum()} share no group and no content with its normals; set split.groups to normals, or give less"
-            " (params.yaml)"
+            f" only {free.sum()} share no group and no content with its normals; set split.groups to normals, or give"
+            " less (params.yaml)"
         )
     wanted = {"test": free.sum() - train - calibrate, "calibrate": calibrate}
     part[free] = _walk(rows, linked, free, "defect", split, wanted)[free]
