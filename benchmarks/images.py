@@ -3,7 +3,6 @@
     python -m benchmarks.images --data DIR --split CSV --detectors patchcore,padim --backbone NAME --weights FILE \\
         --peer anomalib --out FILE.jsonl
     python -m benchmarks.images --data DIR --split CSV --line examples/mvtec_screw --out FILE.jsonl
-    python -m benchmarks.images --table FILE.jsonl > docs/results/images.md
 
 One JSON line per detector, each measured in a process of its own. `--line` takes the candidates and the `dataset`
 options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only looked at with
@@ -13,7 +12,8 @@ The peer (pip install -e ".[bench]") gets its images squashed to `--size`, as it
 
 `images_per_s` counts decoding, resizing, forward and head. `bare_per_s` is timm's own network on images in memory, at
 the same batch size; `folded_per_s` the same network as this project runs it; with a bank,
-`bound_per_s` is the latter and one matrix product of patches by bank.
+`bound_per_s` is the latter and one matrix product of patches by bank. `before_mb` is the peak memory before training
+starts: Python, torch, timm and what else was imported; `peak_mb` that at the end.
 """
 
 import argparse
@@ -33,28 +33,6 @@ import yaml
 BATCH = 16
 MOBILENET = {"levels": [2, 3], "mean": [0.5] * 3, "std": [0.5] * 3, "extra": {"pad_type": "same", "bn_eps": 1e-5}}
 KNOWN = {"mobilenetv2_100": MOBILENET}  # what goes with the weights in ../shared/weights (its README)
-ACROSS = ("image_auroc", "ap", "pixel_auroc", "aupro", "fit_s", "images_per_s", "bare_per_s", "bound_per_s", "peak_mb")
-PAGE = """# Image detectors on three sets
-
-Made by `python -m benchmarks.images --table FILE.jsonl` on: {machine}. Each line of FILE.jsonl came from
-
-```sh
-python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --detectors DETECTOR \\
-    --backbone mobilenetv2_100 --weights ../shared/weights/mobilenetv2_100.safetensors --size 224x224 --fit stretch \\
-    --peer anomalib --options '{{DETECTOR: {{...}}}}' --out FILE.jsonl             # the column settings
-python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --line examples/SET \\
-    --out FILE.jsonl                                                            # other sizes: the lines in examples/
-```
-
-Scores are raw; rows of the same detector one below the other were measured one after the other. `bare_per_s`: timm's
-network alone, images in memory. `bound_per_s`: the network as this project runs it, and one product of patches by bank.
-
-{table}
-
-Image AUROC by class of defect:
-
-{classes}
-"""
 
 
 def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,6 +97,7 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
             test = test.drop(given.index)
             given = given.assign(mask="") if chosen.unmasked else given
             train = train if chosen.withheld else pd.concat([train, given])
+        before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         started = time.perf_counter()
         detector.fit(modality.samples(train.reset_index(drop=True)))
         fit_s = time.perf_counter() - started
@@ -131,7 +110,7 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
             before = time.perf_counter()
             scoring.score(detector, samples, BATCH, keep_local=False)
             result["images_per_s"] = len(test) / (time.perf_counter() - before)
-        result["fit_s"] = fit_s
+        result["fit_s"], result["before_mb"] = fit_s, before_mb
         result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # maps are not held until then
         if not peer and not chosen.quick:
             result |= speeds(detector, options["size"], sections[name], torch)
@@ -214,37 +193,10 @@ def speeds(detector: Any, size: list[int], section: dict[str, Any], torch: Any) 
     return found
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
-    rows = ["| set | detector | by | size | settings | " + " | ".join(ACROSS) + " |", "|" + "---|" * (5 + len(ACROSS))]
-    for line in lines:
-        cells = [f"{line[key]:.{3 if 'au' in key or key == 'ap' else 1}f}" if key in line else "" for key in ACROSS]
-        own = {k: v for k, v in line["params"].items() if k not in ("detector", "backbone")}
-        levels = line["params"].get("backbone", {}).get("levels")
-        settings = [f"{k} {v}" for k, v in own.items()] + ([line["labels"]] if "labels" in line else [])
-        settings += [f"levels {levels}"] if levels not in (None, MOBILENET["levels"]) else []
-        size = " x ".join(map(str, line["dataset"]["size"])) + f" {line['dataset'].get('fit', 'letterbox')}"
-        told = [line["set"], line["detector"], line["by"], size, ", ".join(settings)]
-        rows.append("| " + " | ".join(told + cells) + " |")
-    return "\n".join(rows)
-
-
-def page(lines: list[dict[str, Any]]) -> str:
-    """docs/results/images.md: the results of the tests, with machine, commands and defect classes."""
-    made = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
-    classes = []
-    for line in lines:
-        found = ", ".join(f"{k.removeprefix('auroc.')} {v:.3f}" for k, v in line.items() if k.startswith("auroc."))
-        if line["by"] == "assay" and found.count(","):
-            size = " x ".join(map(str, line["dataset"]["size"]))
-            classes.append(f"- {line['set']}, {line['detector']}, {size}: {found}")
-    return PAGE.format(machine="; ".join(made), table=table(lines), classes="\n".join(classes))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder that the split's paths are relative to")
-    parser.add_argument("--split", type=Path, help="CSV: path,label,defect,mask,group,split")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the split's paths are relative to")
+    parser.add_argument("--split", type=Path, required=True, help="CSV: path,label,defect,mask,group,split")
     parser.add_argument("--detectors", help="names, with commas; of a line all by default")
     parser.add_argument("--line", type=Path, help="folder of a params.yaml to take dataset options and candidates from")
     parser.add_argument("--backbone", default="filterbank", help="a timm name")
@@ -259,20 +211,16 @@ def main() -> None:
     parser.add_argument("--peer", choices=("anomalib",), help="measure its models, too")
     parser.add_argument("--quick", action="store_true", help="no speeds")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
-    parser.add_argument("--table", type=Path, metavar="FILE.jsonl", help="print the page of these results instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.table:
-        print(page([json.loads(line) for line in chosen.table.read_text(encoding="utf-8").splitlines()]), end="")
-        return
-    if not chosen.data or not chosen.split:
-        parser.error("--data and --split are needed")
     if chosen.one:
         by, name = chosen.one.split(":")
         print(json.dumps(measure(chosen, name, by == "peer")))
         return
     if not chosen.line and not chosen.detectors:
         parser.error("--detectors or --line is needed")
+    from benchmarks.page import table
+
     lines = []
     for name in candidates(chosen)[1]:
         for by in ("own", "peer") if chosen.peer else ("own",):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image as Pil
 
-from benchmarks.images import page
+from benchmarks.page import page
 from tests.pictures import planted, stripes
 
 
@@ -41,7 +41,7 @@ def test_images_measures_a_detector_and_makes_its_page(tmp_path: Path) -> None:
     assert line["fit_s"] > 0
     assert line["images_per_s"] > 0
     assert (line["train"], line["test"]) == (12, 4)
-    shown = run("benchmarks.images", "--table", str(out))
+    shown = run("benchmarks.page", str(out))
     assert shown == page([line])
     assert "| split | gaussian | assay | 48 x 48 letterbox | maps True | 1.000 |" in shown
 
