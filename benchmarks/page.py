@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.images import KNOWN
 
-FIGURES = "image_auroc ap pixel_auroc aupro fit_s images_per_s bare_per_s bound_per_s before_mb peak_mb".split()
+QUALITY = ("image_auroc", "ap", "pixel_auroc", "aupro")
+COST = ("fit_s", "images_per_s", "bare_per_s", "bound_per_s", "before_mb", "peak_mb")
 Line = dict[str, Any]
 PAGE = """# Image detectors on three sets
 
@@ -19,7 +20,7 @@ Made by `python -m benchmarks.page FILE.jsonl` on: {machine}. Each line of FILE.
 ```sh
 python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --detectors DETECTOR \\
     --backbone mobilenetv2_100 --weights ../shared/weights/mobilenetv2_100.safetensors --size 224x224 --fit stretch \\
-    --peer anomalib --options '{{DETECTOR: {{...}}}}' --out FILE.jsonl  # the column settings; --labelled for defects given
+    --peer anomalib --options '{{DETECTOR: {{...}}}}' --out FILE.jsonl   # settings; defects given with --labelled 0.1
 python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --line examples/SET \\
     --out FILE.jsonl                                                 # other sizes, unlabelled: the lines in examples/
 ```
@@ -46,15 +47,17 @@ is our share of its peak, and of what it took beyond `before_mb`.
 
 def table(lines: list[Line]) -> str:
     """The results as a table in Markdown."""
-    rows = [
-        "| set | detector | by | size | settings | " + " | ".join(FIGURES) + " |",
-        "|" + "---|" * (5 + len(FIGURES)),
-    ]
+    rows = header("set", "detector", "by", "size", "settings", *QUALITY, *COST)
     for line in lines:
-        cells = [f"{line[key]:.{3 if 'au' in key or key == 'ap' else 1}f}" if key in line else "" for key in FIGURES]
+        cells = [f"{line[key]:.3f}" if key in line else "" for key in QUALITY]
+        cells += [f"{line[key]:.1f}" if key in line else "" for key in COST]
         told = [line["set"], line["detector"], line["by"], size(line), settings(line)]
         rows.append("| " + " | ".join(told + cells) + " |")
     return "\n".join(rows)
+
+
+def header(*names: str) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
 
 
 def size(line: Line) -> str:
@@ -78,10 +81,7 @@ def beside(lines: list[Line]) -> str:
         return line["set"], line["detector"], size(line), settings(line)
 
     peers = {same(line): line for line in lines if line["by"] == "anomalib"}
-    rows = [
-        "| set | detector | settings | image_auroc | aupro | faster | memory | beyond before_mb |",
-        "|" + "---|" * 8,
-    ]
+    rows = header("set", "detector", "settings", "image_auroc", "aupro", "faster", "memory", "beyond before_mb")
     for own in lines:
         peer = peers.get(same(own))
         if own["by"] == "anomalib" or peer is None:
