@@ -145,19 +145,26 @@ def labels(chosen: argparse.Namespace) -> str:
 
 
 def synthetic(modality: Any, normals: Any, out: Path) -> Any:
-    """Manifest rows of `normals` and of the anomalies that both augmenters make of them."""
+    """Manifest rows of `normals` and of the anomalies that both augmenters make of them, plain ones and faint ones."""
     import pandas as pd
 
     from pipeline.augmenters.cutpaste import CutPaste
     from pipeline.augmenters.perlin import Perlin
     from pipeline.samples import read_manifest
 
+    makers = {
+        "perlin": Perlin(share=1.0),
+        "cutpaste": CutPaste(share=1.0),
+        "faint": Perlin(share=1.0, opacity=(0.1, 0.4), finest=6, seed=1),
+        "scar": CutPaste(share=1.0, shape="scar", seed=1),
+    }
     made = [normals]
-    for name, augmenter in (("perlin", Perlin(share=1.0)), ("cutpaste", CutPaste(share=1.0))):
+    for name, augmenter in makers.items():
         folder = out / name
         folder.mkdir()
         modality.save(augmenter.augment(modality.samples(normals)), folder)
-        made.append(read_manifest(folder).assign(defect=name))
+        rows = read_manifest(folder)
+        made.append(rows.assign(defect=name, id=name + "/" + rows["id"]))
     return pd.concat(made)
 
 
