@@ -104,7 +104,7 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
         test = test.reset_index(drop=True)
         samples = modality.samples(test)
         result = {"detector": name, "by": "anomalib" if peer else "assay", "set": chosen.split.stem, "on": chosen.on}
-        result |= {"params": sections[name], "dataset": options, "train": len(train), "test": len(test)}
+        result |= {"params": told(sections[name]), "dataset": options, "train": len(train), "test": len(test)}
         result |= {"labels": labels(chosen)} if chosen.labelled else {}
         if not chosen.quick:
             before = time.perf_counter()
@@ -125,6 +125,14 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
             result[f"auroc.{defect}"] = metrics.auroc(np.arange(len(both)) >= len(good), both)
     result["threads"], result["torch"], result["machine"] = torch.get_num_threads(), torch.__version__, machine()
     return result
+
+
+def told(section: dict[str, Any]) -> dict[str, Any]:
+    """A params section with the name of its weights file, not where it lies."""
+    backbone = dict(section.get("backbone", {}))
+    if "weights" in backbone:
+        backbone["weights"] = Path(backbone["weights"]).name
+    return {**section, "backbone": backbone} if backbone else section
 
 
 def machine() -> str:

@@ -15,7 +15,7 @@ COST = ("fit_s", "images_per_s", "bare_per_s", "bound_per_s", "before_mb", "peak
 Line = dict[str, Any]
 PAGE = """# Image detectors on three sets
 
-Made by `python -m benchmarks.page FILE.jsonl` on: {machine}. Each line of FILE.jsonl came from
+Made by `python -m benchmarks.page docs/results/images.jsonl`; measured on {machine}. Each line of that file came from
 
 ```sh
 python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --detectors DETECTOR \\

@@ -11,6 +11,8 @@ from PIL import Image as Pil
 from benchmarks.page import page
 from tests.pictures import planted, stripes
 
+ROOT = Path(__file__).parents[1]
+
 
 def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=True).stdout
@@ -44,6 +46,12 @@ def test_images_measures_a_detector_and_makes_its_page(tmp_path: Path) -> None:
     shown = run("benchmarks.page", str(out))
     assert shown == page([line])
     assert "| split | gaussian | assay | 48 x 48 letterbox | maps True | 1.000 |" in shown
+
+
+def test_the_page_of_results_is_that_of_the_results_kept() -> None:
+    kept = ROOT / "docs/results"
+    lines = [json.loads(line) for line in (kept / "images.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (kept / "images.md").read_text(encoding="utf-8") == page(lines), "run python -m benchmarks.page"
 
 
 def test_parts_are_measured() -> None:
