@@ -7,8 +7,8 @@ CUT = 5.0  # standard deviations: beyond them lies nothing that a head could hav
 FLAT = 1e-3  # share of the largest standard deviation below which a feature is not stretched further
 
 
-class Moments:
-    """Counts, sums and sums of squares of rows `(m, c)`, about the mean of the first, so that squares do not cancel."""
+class Covariance:
+    """Mean and covariance of rows `(m, c)`, about the mean of the first, so that squares do not cancel."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -18,11 +18,27 @@ class Moments:
         if self._guess is None:
             self._guess = rows.mean(dim=0)
             self._total = torch.zeros_like(self._guess, dtype=torch.float64)
-            self._squares = torch.zeros_like(self._total)
-        about = (rows - self._guess).double()
+            self._squares = torch.zeros_like(self._squared(rows), dtype=torch.float64)
+        about = rows - self._guess
         self._seen += len(rows)
-        self._total += about.sum(dim=0)
-        self._squares += (about**2).sum(dim=0)
+        self._total += about.sum(dim=0, dtype=torch.float64)
+        self._squares += self._squared(about)
+
+    def _squared(self, about: Tensor) -> Tensor:
+        return (about.T @ about).double()
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Mean `(c,)` and covariance `(c, c)`, float64."""
+        assert self._guess is not None
+        mean = self._total / self._seen
+        return self._guess + mean, self._squares / self._seen - mean[:, None] * mean
+
+
+class Moments(Covariance):
+    """The same for the standard deviations alone."""
+
+    def _squared(self, about: Tensor) -> Tensor:
+        return (about.double() ** 2).sum(dim=0)
 
     def found(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, float32 `(c,)`; the latter at least FLAT of the largest, and never 0."""
@@ -30,30 +46,6 @@ class Moments:
         mean = self._total / self._seen
         spread = (self._squares / self._seen - mean**2).clamp(min=0).sqrt().float()
         return self._guess + mean.float(), spread.clamp(min=FLAT * float(spread.max()) or 1.0)
-
-
-class Covariance:
-    """The same for the covariance of rows `(m, c)`."""
-
-    def __init__(self) -> None:
-        self._seen = 0
-        self._guess: Tensor | None = None
-
-    def add(self, rows: Tensor) -> None:
-        if self._guess is None:
-            self._guess = rows.mean(dim=0)
-            self._total = torch.zeros_like(self._guess, dtype=torch.float64)
-            self._outer = torch.zeros(len(self._total), len(self._total), dtype=torch.float64, device=rows.device)
-        about = rows - self._guess
-        self._seen += len(rows)
-        self._total += about.sum(dim=0, dtype=torch.float64)
-        self._outer += (about.T @ about).double()
-
-    def found(self) -> tuple[Tensor, Tensor]:
-        """Mean `(c,)` and covariance `(c, c)`, float64."""
-        assert self._guess is not None
-        mean = self._total / self._seen
-        return self._guess + mean, self._outer / self._seen - mean[:, None] * mean
 
 
 def standardised(maps: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
