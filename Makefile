@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: run test lint ui serve line score promote rollback lock clean help
+.PHONY: run test lint ui serve line score promote rollback calibrate lock clean help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
 	@$(BIN)/python -m flows.train --line $(LINE)
@@ -31,6 +31,9 @@ promote: .venv/installed ## ask the gate again
 
 rollback: .venv/installed ## put the previous champion back
 	@$(BIN)/python -m flows.promote --line $(LINE) --rollback
+
+calibrate: .venv/installed ## other thresholds for the champion, without training: make calibrate SET="alpha=0.002 review=0.05"
+	@$(BIN)/python -m flows.calibrate --line $(LINE) $(foreach change,$(SET),--set $(change))
 
 line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples/magnetic_tile to start from its params)
 	@$(BIN)/python -m pipeline.line $(LINE) $(if $(LIKE),--like $(LIKE))

@@ -7,7 +7,8 @@
 One JSON line per detector, each measured in a process of its own. `--line` takes the candidates and the `dataset`
 options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only looked at with
 `--on calibrate`: then those normals are told from cut-paste and Perlin anomalies made of them, which is how settings
-are chosen without a look at a test label. `--labelled` gives a share of the test's defects to training instead.
+are chosen without a look at a test label. `--labelled` gives a share of the test's defects to training instead; with
+`--on given` they are kept from training and told from the normals of `calibrate`: the same, for lines that have some.
 The peer (pip install -e ".[bench]") gets its images squashed to `--size`, as its defaults do.
 
 `images_per_s` counts decoding, resizing, forward and head. `bare_per_s` is timm's own network on images in memory, at
@@ -95,8 +96,10 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
         if chosen.labelled:
             given = test[test["label"] == 1].groupby("defect").sample(frac=chosen.labelled, random_state=0)
             test = test.drop(given.index)
-            given = given.assign(mask="") if chosen.unmasked else given
-            train = train if chosen.withheld else pd.concat([train, given])
+            if chosen.on == "given":
+                test = pd.concat([rows[rows["split"] == "calibrate"], given])
+            elif not chosen.withheld:
+                train = pd.concat([train, given.assign(mask="") if chosen.unmasked else given])
         before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         started = time.perf_counter()
         detector.fit(modality.samples(train.reset_index(drop=True)))
@@ -219,7 +222,7 @@ def main() -> None:
     parser.add_argument("--options", help="more params per detector, as YAML: {patchcore: {coreset: 0.1}}")
     parser.add_argument("--size", default="224x224", help="height x width of the images")
     parser.add_argument("--fit", default="letterbox", choices=("letterbox", "native", "stretch"))
-    parser.add_argument("--on", default="test", choices=("test", "calibrate"))
+    parser.add_argument("--on", default="test", choices=("test", "calibrate", "given"))
     parser.add_argument("--labelled", type=float, default=0.0, help="share of the test's defects given to training")
     parser.add_argument("--unmasked", action="store_true", help="give them without their masks")
     parser.add_argument("--withheld", action="store_true", help="take them out of the test, but do not train on them")
@@ -232,6 +235,8 @@ def main() -> None:
         by, name = chosen.one.split(":")
         print(json.dumps(measure(chosen, name, by == "peer")))
         return
+    if chosen.on == "given" and not chosen.labelled:
+        parser.error("--on given needs --labelled")
     if not chosen.line and not chosen.detectors:
         parser.error("--detectors or --line is needed")
     from benchmarks.page import table

@@ -55,8 +55,14 @@ def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
         **report["decisions"],
         "quarantined": report["quarantined"],
         "alarm rate": "" if rate is None else f"{rate:.2%}",
-        "promised false-alarm rate": f"{report['promised_rate']:.2%}",
+        "promised false-alarm rate": "" if report["promised_rate"] is None else f"{report['promised_rate']:.2%}",
     }
+    if report["false_discovery_rate"] is not None:
+        rows["promised share of false alarms among all"] = f"{report['false_discovery_rate']:.2%}"
+    if "shadow" in report:
+        shadow = report["shadow"]
+        apart = ", ".join(f"{count} {pair}" for pair, count in shadow["disagree"].items()) or "none"
+        rows[f"decisions of the shadow (version {shadow['version']}) that differ"] = apart
     return [{"what": what, "value": str(value)} for what, value in rows.items()]
 
 

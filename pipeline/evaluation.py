@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, metrics, scoring, threshold
+from pipeline import figures, metrics, scoring
 from pipeline.errors import DataError
 from pipeline.files import write_json
+from pipeline.model import groups
 from pipeline.protocols import ANOMALOUS, NORMAL, Detector, Modality, Samples, Scores
 from pipeline.scoring import Scored
 from pipeline.threshold import Calibration
@@ -40,18 +41,20 @@ def evaluate(
             "evaluation needs at least one sample in the test part, got none; raise split.test (params.yaml)"
         )
     scored = scoring.score(detector, samples, keep_local=True)
+    of = groups(samples, calibration)
     table = pd.DataFrame(
         {
             "id": samples.ids,
             "label": samples.label,
             "defect": samples.rows["defect"].astype("str").fillna("").to_numpy(),
             "score": scored.scores.sample,
-            "p_value": threshold.p_values(calibration.scores, scored.scores.sample),
-            "decision": threshold.decide(scored.scores.sample, calibration.thresholds),
+            "p_value": calibration.p_values(scored.scores.sample, of),
+            "decision": calibration.decide(scored.scores.sample, of),
         }
     )
     table.to_parquet(out / "scores.parquet", index=False)
-    found = _metrics(table, calibration) | _local(scored, modality)
+    alarms = calibration.alarms(of, len(table))
+    found = _metrics(table, alarms, calibration) | _local(scored, modality) | _severity(table, samples)
     found = {name: found[name] for name in sorted(found)}
     write_json(out / "metrics.json", found)
     _curves(table, calibration, found, out)
@@ -59,16 +62,17 @@ def evaluate(
     return found
 
 
-def _metrics(table: pd.DataFrame, calibration: Calibration) -> dict[str, float | int]:
+def _metrics(table: pd.DataFrame, alarms: np.ndarray, calibration: Calibration) -> dict[str, float | int]:
     """Everything that scores of samples and labels tell."""
-    known = table[table["label"].isin([NORMAL, ANOMALOUS])]
+    labelled = table["label"].isin([NORMAL, ANOMALOUS]).to_numpy()
+    known, alarm = table[labelled], alarms[labelled]
     label, scores = known["label"].to_numpy(), known["score"].to_numpy()
-    alarm = calibration.thresholds["alarm"]
     found = {
         "auroc": metrics.auroc(label, scores),
         "ap": metrics.average_precision(label, scores),
         "f1_max": metrics.f1_max(label, scores),
-        "promised_false_alarm_rate": calibration.promise,
+        "promised_false_alarm_rate": calibration.promised_false_alarms,
+        "promised_escape_rate": calibration.promised_escapes,
         "review_share": float((table["decision"] == "review").mean()),
         **metrics.decision_metrics(label, scores, alarm),
     }
@@ -89,6 +93,14 @@ def _local(scored: Scored, modality: Modality) -> dict[str, float]:
     if local is None or truth is None or not (truth == ANOMALOUS).any():
         return {}
     return _defined(modality.local_metrics(truth, local))
+
+
+def _severity(table: pd.DataFrame, samples: Samples) -> dict[str, float]:
+    """How well scores order the severities of the data, where these tell any."""
+    if "severity" not in samples.rows:
+        return {}
+    found = metrics.by_severity(table["label"].to_numpy(), samples.rows["severity"].to_numpy(), table["score"])
+    return _defined({f"severity.{name}": value for name, value in found.items()})
 
 
 def _defined(found: dict[str, float | int | None]) -> dict[str, float | int]:

@@ -92,9 +92,10 @@ def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | N
     return _area(local[truth == 0], local[truth == 1], np.concatenate(weights) / regions, limit)
 
 
-def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float | int]:
-    """What `score > threshold` does on labelled samples: counts, rates where they are defined, and the 95 % interval
-    of the false-alarm rate (Clopper & Pearson, Biometrika 1934), which holds whatever the true rate."""
+def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray) -> dict[str, float | int]:
+    """What `score > threshold` (one, or one per sample) does on labelled samples: counts, rates where they are defined,
+    and the 95 % interval of the false-alarm rate (Clopper & Pearson, Biometrika 1934), which holds whatever the true
+    rate."""
     alarm = np.asarray(scores, np.float32) > np.float32(threshold)
     normal, anomalous = np.asarray(label) == 0, np.asarray(label) == 1
     n, false = int(normal.sum()), int((alarm & normal).sum())
@@ -110,17 +111,46 @@ def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float) ->
 
 
 def per_defect(
-    defect: np.ndarray, label: np.ndarray, scores: np.ndarray, threshold: float
+    defect: np.ndarray, label: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray
 ) -> dict[str, dict[str, float]]:
     """AUROC against all normals and detection rate for each named class of anomalies, sorted by name."""
     defect, label = np.asarray(defect, object), np.asarray(label)
     named = (label == 1) & np.array([isinstance(name, str) and name != "" for name in defect], bool)
-    found = {}
+    found, alarm = {}, np.asarray(scores) > np.float32(threshold)
     for name in sorted(set(defect[named])):
         chosen = named & (defect == name)
-        rates = {"detection_rate": float(np.mean(scores[chosen] > np.float32(threshold)))}
+        rates = {"detection_rate": float(np.mean(alarm[chosen]))}
         area = _area(scores[label == 0], scores[chosen], None, limit=1.0)
         found[name] = rates if area is None else {"auroc": area, **rates}
+    return found
+
+
+def by_severity(label: np.ndarray, severity: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+    """How well scores order severities, float `(n,)`, NaN where unknown: normals are level 0 whatever stands there.
+
+    The measures of Cao et al., "Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly
+    Detection" (2024): `LEVEL.auroc` against normals and `LEVEL.mean` for each level of the anomalies, `concordance`
+    (the chance that the more severe of two samples of different severity scores higher, ties half) and `kendall`
+    (tau-b). Empty when no anomaly has a severity."""
+    label, scores = np.asarray(label), np.asarray(scores, np.float32)
+    level = np.where(label == 0, 0.0, severity)
+    level = np.where((label == -1) | ((label == 1) & ~(level > 0)), np.nan, level)
+    values = np.unique(level[~np.isnan(level)])
+    if not (values > 0).any():
+        return {}
+    found: dict[str, float | None] = {}
+    for value in values[values > 0]:
+        found[f"{value:g}.auroc"] = _area(scores[level == 0], scores[level == value], None, limit=1.0)
+    for value in values:
+        found[f"{value:g}.mean"] = float(scores[level == value].mean(dtype=np.float64))
+    pairs = [(scores[level == low], scores[level == high]) for low in values for high in values if low < high]
+    differ = float(sum(len(low) * len(high) for low, high in pairs))
+    if differ:
+        above = sum(len(low) * len(high) * (_area(low, high, None, limit=1.0) or 0.0) for low, high in pairs)
+        found["concordance"] = above / differ
+        n, ties = np.sum(~np.isnan(level)), np.unique(scores[~np.isnan(level)], return_counts=True)[1]
+        apart = n * (n - 1) / 2 - np.sum(ties * (ties - 1) / 2)
+        found["kendall"] = float((2 * above - differ) / np.sqrt(differ * apart)) if apart else None
     return found
 
 

@@ -50,8 +50,8 @@ class Model:
         if len(samples) == 0:
             return _rows([], np.zeros(0, np.float32), np.zeros(0), np.zeros(0, str))
         score = scoring.score(self.stored.detector, samples, batch, keep_local=False).scores.sample
-        p_value = threshold.p_values(self.calibration.scores, score)
-        return _rows(samples.ids, score, p_value, threshold.decide(score, self.calibration.thresholds))
+        of = groups(samples, self.calibration)
+        return _rows(samples.ids, score, self.calibration.p_values(score, of), self.calibration.decide(score, of))
 
     def draw(self, samples: Samples, out: Path, batch: int = 32) -> list[Path]:
         """One picture per sample under `out`, with its local scores and the alarm threshold; `batch` at a time."""
@@ -67,6 +67,17 @@ class Model:
         Raises DataError when they cannot be read."""
         rows = self.score(self.stored.modality.from_frame(frame))
         return rows.drop(columns="id").set_index(frame.index)
+
+
+def groups(samples: Samples, calibration: threshold.Calibration) -> list[str] | None:
+    """What each sample's thresholds go by; empty, so judged by all together, where that is not known."""
+    by = calibration.plan.by
+    if by is None:
+        return None
+    if by not in samples.rows:
+        return [""] * len(samples)
+    given = samples.rows[by]
+    return given.astype("str").where(given.notna(), "").tolist()
 
 
 def _rows(ids: list[str], score: np.ndarray, p_value: np.ndarray, decision: np.ndarray) -> pd.DataFrame:

@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BeforeValidator
 
 from pipeline import augmenters, detectors, modalities, wrappers
 from pipeline.errors import ParamsError
+from pipeline.plan import Plan
 from pipeline.protocols import Augmenter, Detector, Modality
 from pipeline.sections import build
 from pipeline.tables import find
@@ -24,6 +26,8 @@ from pipeline.tables import find
 T = TypeVar("T")
 Share = Annotated[float, Ge(0), Lt(1)]
 Rate = Annotated[float, Gt(0), Lt(1)]
+PAIRED = ("auroc", "ap", "f1_max", "detection_rate")  # metrics of single samples, which can be resampled in pairs
+PROMISED = "false_alarm_rate"
 
 
 @dataclass(frozen=True)
@@ -65,51 +69,79 @@ class Split:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Calibrate:
-    """The promise: with probability `confidence`, at most a share `alpha` of normals raises an alarm.
-
-    Without `confidence` the promise holds on average over calibration sets (marginal split-conformal).
-    `review` is a second, larger false-alarm rate: samples between its threshold and the alarm's are
-    for a person to review."""
-
-    rule: Literal["false_alarm_rate"] = "false_alarm_rate"
-    alpha: Rate = 0.01
-    confidence: Rate | None = 0.95
-    review: Rate | None = None
+def _bound(value: Any) -> Any:
+    if value is None or value == "promised" or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise ValueError("should be a number or the word promised")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The range that a metric must lie in."""
+    """The range that a metric must lie in.
+
+    `max: promised`, for false_alarm_rate only: the test must not contradict what the calibration promised."""
 
     min: float | None = None
-    max: float | None = None
+    max: Annotated[float | Literal["promised"] | None, BeforeValidator(_bound)] = None
 
 
 @dataclass(frozen=True)
 class AgainstChampion:
-    """A candidate replaces the champion when its `metric` exceeds the champion's minus `tolerance`."""
+    """When a candidate replaces the champion, by the `metric` of both on the same test samples.
+
+    `rule: interval`, for the metrics in PAIRED: when the lower end of the two-sided `confidence` interval of the
+    difference, by `resamples` paired resamples of the test, exceeds -`tolerance`. `rule: margin`, for any metric: when
+    the candidate's exceeds the champion's plus `margin`, which may be negative."""
 
     metric: str = "auroc"
+    rule: Literal["interval", "margin"] = "interval"
     tolerance: Annotated[float, Ge(0)] = 0.0
+    margin: float = 0.0
+    confidence: Rate = 0.95
+    resamples: Annotated[int, Ge(100), Le(100_000)] = 2000
 
 
 @dataclass(frozen=True)
 class Promote:
-    """Under which name candidates are registered, and what one must reach to become champion."""
+    """Under which name candidates are registered, and what one must reach to become champion.
+
+    `approve: manual` waits at most `approve_within` seconds for a person's word before the champion changes."""
 
     name: Annotated[str, MinLen(1)]
     limits: dict[str, Limit] = field(default_factory=dict)
     against_champion: AgainstChampion = field(default_factory=AgainstChampion)
+    approve: Literal["auto", "manual"] = "auto"
+    approve_within: Annotated[int, Ge(1)] = 3600
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits.items():
+            if limit.max == "promised" and name != PROMISED:
+                raise ParamsError(
+                    f"promote.limits.{name}.max must be a number, only {PROMISED} is promised (params.yaml)"
+                )
+        against, where = self.against_champion, "promote.against_champion"
+        if against.rule == "interval" and against.metric not in PAIRED:
+            raise ParamsError(
+                f"{where}.metric must be one of {', '.join(PAIRED)} with rule: interval, got {against.metric!r}; "
+                "rule: margin takes any metric (params.yaml)"
+            )
+        other, unused = ("margin", against.margin) if against.rule == "interval" else ("tolerance", against.tolerance)
+        if unused:
+            raise ParamsError(f"{where}.{other} has no meaning with rule: {against.rule}, got {unused} (params.yaml)")
 
 
 @dataclass(frozen=True)
 class Score:
-    """Which batch the champion scores, and how many samples it holds in memory at a time."""
+    """Which batch the champion scores, and how many samples it holds in memory at a time.
+
+    With `false_discovery_rate` alarms are chosen over the whole batch, so that on average at most this share of them is
+    false (Benjamini & Hochberg), instead of by the alarm threshold. With `shadow` the challenger scores the batch, too,
+    without deciding anything."""
 
     source: Annotated[str, MinLen(1)]
     batch: Annotated[int, Ge(1), Le(4096)] = 32
+    false_discovery_rate: Rate | None = None
+    shadow: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,14 +235,8 @@ class Params:
         return str(self.sections["candidates"][candidate]["detector"])
 
     @cached_property
-    def calibrate(self) -> Calibrate:
-        calibrate = self._optional(Calibrate, "calibrate")
-        if calibrate.review is not None and calibrate.review <= calibrate.alpha:
-            raise ParamsError(
-                f"calibrate.review must be above calibrate.alpha ({calibrate.alpha}), got {calibrate.review}"
-                " (params.yaml)"
-            )
-        return calibrate
+    def calibrate(self) -> Plan:
+        return Plan.read(self.sections.get("calibrate", {}))
 
     @cached_property
     def promote(self) -> Promote:

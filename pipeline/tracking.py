@@ -188,6 +188,19 @@ class Registry:
         with _asking(self.uri, f"give the files of {version.name} version {version.number}"):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(into)))
 
+    def artifact(self, version: Version, path: str, into: Path) -> Path:
+        """A file of the run that `version` came from, copied into `into`."""
+        with _asking(self.uri, f"give {path} of {version.name} version {version.number}"):
+            into.mkdir(parents=True, exist_ok=True)
+            return Path(
+                mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(into))
+            )
+
+    def upload(self, version: Version, file: Path, folder: str) -> None:
+        """Put `file` into `folder` among the artifacts of the run that `version` came from."""
+        with _asking(self.uri, f"add {file.name} to the run of {version.name} version {version.number}"):
+            self.client.log_artifact(version.run_id, str(file), folder)
+
     def has_files(self, version: Version) -> bool:
         """Whether the files of a version are still where the store says."""
         source = f"models:/{version.name}/{version.number}"

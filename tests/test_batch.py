@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from pipeline import batch, params, promotion, publication, tracking
+from pipeline import batch, params, promotion, publication, recalibration, threshold, tracking
 from pipeline.errors import DataError, RegistryError
 from pipeline.files import write_json
 from pipeline.model import Model
+from pipeline.plan import Plan
+from pipeline.rules.false_alarm_rate import FalseAlarmRate
+from pipeline.threshold import Scored
 from tests import small_line
 
 
@@ -162,3 +166,55 @@ def test_scores_are_finite_and_p_values_are_rates(ready: Path) -> None:
     scores = pd.read_parquet(Path(score(ready)["folder"]) / "scores.parquet")
     assert np.isfinite(scores["score"]).all()
     assert scores["p_value"].between(1 / 46, 1).all()
+
+
+def with_score(line: Path, **options: Any) -> None:
+    sections = yaml.safe_load((line / "params.yaml").read_text())
+    sections["score"] |= options
+    small_line.write(line, sections)
+
+
+def test_a_false_discovery_rate_decides_over_the_whole_batch(ready: Path) -> None:
+    plain = score(ready)
+    with_score(ready, false_discovery_rate=0.2)
+    report = score(ready)
+    assert report["batch"] != plain["batch"]
+    assert report["false_discovery_rate"] == 0.2
+    scores = pd.read_parquet(Path(report["folder"]) / "scores.parquet")
+    expected = threshold.discoveries(scores["p_value"].to_numpy(), 0.2)
+    assert (scores["decision"] == "reject").tolist() == expected.tolist()
+    with_score(ready, false_discovery_rate=1e-6)  # more than 45 normals can tell
+    none = score(ready)
+    assert none["decisions"] == {"accept": 25, "review": 0, "reject": 0}
+    recalibration.recalibrate(params.read(ready / "params.yaml"), ready, {"review": 0.5})
+    scores = pd.read_parquet(Path(score(ready)["folder"]) / "scores.parquet")
+    above = Model.load(ready / "models/many", ready / "models/many.calibration.json").calibration.scores
+    expected = (
+        scores["score"] > threshold.calibrate(Plan(FalseAlarmRate(0.5, None)), Scored(above), "m").thresholds["alarm"]
+    )
+    assert (scores["decision"] == "review").tolist() == expected.tolist()
+
+
+def test_a_shadow_scores_the_same_batch_and_decides_nothing(ready: Path) -> None:
+    plain = score(ready)
+    with_score(ready, shadow=True)
+    assert tracking.connect().alias("parts", "challenger").number == 2
+    report = score(ready)
+    assert {k: report[k] for k in ("decisions", "version", "pictures")} == {
+        k: plain[k] for k in ("decisions", "version", "pictures")
+    }
+    scores = pd.read_parquet(Path(report["folder"]) / "scores.parquet")
+    few = Model.load(ready / "models/few", ready / "models/few.calibration.json")
+    incoming = pd.read_csv(ready / "incoming.csv", dtype={"a": str})
+    good = incoming[incoming["a"] != "broken"].astype({"a": float})
+    expected = few.predict(good).set_axis(good["id"].astype(str))
+    found = scores.set_index("id")[["shadow_score", "shadow_p_value", "shadow_decision"]]
+    found = found.rename(columns=lambda name: name.removeprefix("shadow_"))
+    pd.testing.assert_frame_equal(found.sort_index(), expected.sort_index(), check_exact=True, check_names=False)
+    apart = scores[scores["decision"] != scores["shadow_decision"]]
+    shadow = report["shadow"]
+    assert (shadow["version"], shadow["agree"]) == (2, 25 - len(apart))
+    assert sum(shadow["disagree"].values()) == len(apart) > 0
+    assert {sample["id"] for sample in shadow["samples"]} == set(apart["id"])
+    tracking.connect().set_alias("parts", "challenger", None)
+    assert "shadow" not in score(ready)

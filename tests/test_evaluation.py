@@ -16,9 +16,11 @@ from pipeline import figures, metrics, threshold
 from pipeline.errors import DataError
 from pipeline.evaluation import POINTS, WORST, evaluate
 from pipeline.files import sha256
+from pipeline.plan import Plan
 from pipeline.protocols import Batch, Scores
+from pipeline.rules.false_alarm_rate import FalseAlarmRate
 from pipeline.samples import View
-from pipeline.threshold import Calibration
+from pipeline.threshold import Calibration, Scored
 
 SIDE = 8
 
@@ -87,7 +89,8 @@ def part() -> pd.DataFrame:
 @pytest.fixture
 def calibration() -> Calibration:
     """Calibration scores 10..58: alarm above 54 at 10 % (r = 5 of 50), review above 49 at 20 %."""
-    return threshold.calibrate(np.arange(10, 59, dtype=np.float32), 0.1, None, 0.2, "model")
+    plan = Plan(FalseAlarmRate(0.1, None), FalseAlarmRate(0.2, None))
+    return threshold.calibrate(plan, Scored(np.arange(10, 59, dtype=np.float32)), "model")
 
 
 def run(frame: pd.DataFrame, calibration: Calibration, out: Path, *, maps: bool = True, masks: bool = True):

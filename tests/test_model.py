@@ -38,7 +38,7 @@ def test_scores_p_values_and_decisions(folder: Path, rows: pd.DataFrame) -> None
     np.testing.assert_array_equal(found["score"].to_numpy(), raw)
     assert found["score"].dtype == np.float32
     card = json.loads((folder / "calibration.json").read_text())
-    normals = np.array(card["scores"], np.float32)
+    normals = np.array(card["known"]["normals"], np.float32)
     by_hand = [(1 + int((normals >= s).sum())) / (1 + len(normals)) for s in raw]
     np.testing.assert_array_equal(found["p_value"].to_numpy(), by_hand)
     decisions = ["reject" if s > np.float32(card["thresholds"]["alarm"]) else "accept" for s in raw]

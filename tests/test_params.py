@@ -8,6 +8,8 @@ import yaml
 
 from pipeline import params
 from pipeline.errors import ParamsError
+from pipeline.plan import Plan
+from pipeline.rules.false_alarm_rate import FalseAlarmRate
 
 ROOT = Path(__file__).parents[1]
 GOOD = {
@@ -30,7 +32,7 @@ def test_a_good_file_is_read_into_dataclasses() -> None:
     read = given()
     read.check()
     assert read.split == params.Split(calibrate=0.3, test=0.3, anomalies=params.Anomalies(train=0.2))
-    assert read.calibrate == params.Calibrate(alpha=0.05, confidence=0.9)
+    assert read.calibrate == Plan(FalseAlarmRate(0.05, 0.9))
     assert read.promote.limits == {"auroc": params.Limit(min=0.5)}
     assert read.candidates == ["forest"]
 
@@ -48,9 +50,9 @@ def test_a_good_file_is_read_into_dataclasses() -> None:
         ({"calibrate": {"alpha": 0}}, "calibrate.alpha must be greater than 0, got 0 (params.yaml)"),
         (
             {"calibrate": {"alpha": 0.1, "review": 0.05}},
-            "calibrate.review must be above calibrate.alpha (0.1), got 0.05",
+            "calibrate.review must be above calibrate.alpha (0.1), or the review band is upside down, got 0.05",
         ),
-        ({"calibrate": {"rule": "guess"}}, "calibrate.rule must be 'false_alarm_rate', got 'guess' (params.yaml)"),
+        ({"calibrate": {"rule": "guess"}}, "calibrate.rule must be one of false_alarm_rate, escape_rate, "),
         ({"promote": {}}, "promote.name is required and missing (params.yaml)"),
         ({"promote": {"name": "x", "limits": {"auroc": {"mn": 1}}}}, "promote.limits.auroc.mn is not a known key"),
         ({"dataset": {"source": "x", "kind": "tabel"}}, "dataset.kind must be one of image, table, got 'tabel'"),

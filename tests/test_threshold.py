@@ -6,10 +6,22 @@ from math import comb
 import numpy as np
 import pytest
 
+from pipeline import threshold
 from pipeline.errors import DataError, ModelError, PromiseError
-from pipeline.threshold import Calibration, calibrate, decide, needed, p_values, read, smallest_alpha
+from pipeline.plan import Plan
+from pipeline.rules.conformal import needed, smallest_alpha
+from pipeline.rules.false_alarm_rate import FalseAlarmRate
+from pipeline.threshold import Calibration, Scored, decide, discoveries, p_values, read
 
 MODEL = "ab" * 32
+
+
+def calibrate(
+    scores: np.ndarray, alpha: float, confidence: float | None, review: float | None, model: str
+) -> Calibration:
+    """By the rule false_alarm_rate, with one of the same kind for the band."""
+    band = None if review is None else FalseAlarmRate(review, confidence)
+    return threshold.calibrate(Plan(FalseAlarmRate(alpha, confidence), band), Scored(scores), model)
 
 
 def ranks(n: int) -> np.ndarray:
@@ -107,8 +119,8 @@ def test_the_review_threshold_is_the_alarm_threshold_of_its_own_rate() -> None:
     both = calibrate(ranks(999), 0.01, 0.95, 0.05, MODEL)
     alone = calibrate(ranks(999), 0.05, 0.95, None, MODEL)
     assert both.thresholds["review"] == alone.thresholds["alarm"] < both.thresholds["alarm"]
-    with pytest.raises(PromiseError, match=r"calibrate.review must be above calibrate.alpha \(0.05\), got 0.05"):
-        calibrate(ranks(999), 0.05, 0.95, 0.05, MODEL)
+    with pytest.raises(PromiseError, match="the review band is upside down: calibrate.review starts at 995, above the"):
+        calibrate(ranks(999), 0.05, 0.95, 0.01, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,8 @@ def test_json_keeps_every_float32_bit() -> None:
 def test_the_sentence_for_people() -> None:
     assert calibrate(ranks(999), 0.01, 0.95, 0.05, MODEL).says() == (
         "alarm above 995: with 95 % confidence at most 1 % of normals raise one (999 calibration normals carry "
-        "0.9139 %); scores above 961 are for review (5 % of normals)"
+        "0.9139 %); scores above 961 are for review: with 95 % confidence at most 5 % of normals raise one (999 "
+        "calibration normals carry 4.956 %)"
     )
 
 
@@ -219,10 +232,21 @@ def test_read_gives_what_was_written(tmp_path) -> None:
     path = tmp_path / "model.calibration.json"
     path.write_text(json.dumps(made.to_json()))
     assert read(path).to_json() == made.to_json()
+    path.write_text(whole())
+    assert read(path).promised_false_alarms == 1 / 101
 
 
-def whole() -> dict:
-    return calibrate(ranks(100), 0.01, None, 0.1, MODEL).to_json()
+def whole(**changed: object) -> str:
+    """A sound file with some of its keys changed; `normals` is one inside `known`, None takes a key away."""
+    value = calibrate(ranks(100), 0.01, None, 0.1, MODEL).to_json()
+    if "normals" in changed:
+        value["known"]["normals"] = changed.pop("normals")
+    value |= changed
+    return json.dumps({key: one for key, one in value.items() if one is not None})
+
+
+NORMALS = [float(i) for i in range(1, 101)]
+PLAN = {"rule": "false_alarm_rate", "alpha": 0.01, "confidence": None, "review": 0.1, "by": None}
 
 
 @pytest.mark.parametrize(
@@ -232,18 +256,21 @@ def whole() -> dict:
         "{",
         "[1, 2]",
         "{}",
-        json.dumps({**whole(), "scores": "none"}),
-        json.dumps({**whole(), "scores": whole()["scores"][:50]}),
-        json.dumps({**whole(), "scores": whole()["scores"][::-1]}),
-        json.dumps({**whole(), "thresholds": {"alarm": 50.0, "review": 40.0}}),
-        json.dumps({**whole(), "thresholds": None}),
-        json.dumps({**whole(), "normals": 99}),
-        json.dumps({**whole(), "promise": 0.5}),
-        json.dumps({**whole(), "rule": "other"}),
-        json.dumps({**whole(), "alpha": "low"}),
-        json.dumps({**whole(), "extra": 1}),
-        json.dumps({key: value for key, value in whole().items() if key != "alpha"}),
-        json.dumps({**whole(), "scores": [*whole()["scores"][:-1], float("nan")]}),
+        whole(known="none"),
+        whole(normals=NORMALS[:50]),
+        whole(normals=NORMALS[::-1]),
+        whole(normals=[*NORMALS[:-1], float("nan")]),
+        whole(thresholds={"alarm": 50.0, "review": 40.0}),
+        whole(thresholds=None),
+        whole(promise=0.5),
+        whole(plan={**PLAN, "rule": "other"}),
+        whole(plan={**PLAN, "alpha": "low"}),
+        whole(plan={**PLAN, "alpha": 0.02}),
+        whole(plan={**PLAN, "extra": 1}),
+        whole(extra=1),
+        whole(plan=None),
+        whole(model=None),
+        whole(own={"a": {"alarm": 1.0, "review": None}}),
     ],
 )
 def test_a_damaged_file_ends_in_one_sentence_that_names_it(tmp_path, text: str) -> None:
@@ -256,3 +283,77 @@ def test_a_damaged_file_ends_in_one_sentence_that_names_it(tmp_path, text: str) 
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"gone\.json must be a calibration file that can be read"):
         read(tmp_path / "gone.json")
+
+
+def test_discoveries_by_hand_and_by_their_definition() -> None:
+    p = np.array([0.04, 0.001, 0.2, 0.012, 0.03])  # against 0.02, 0.04, 0.06, 0.08, 0.1 at rate 0.1
+    assert discoveries(p, 0.1).tolist() == [True, True, False, True, True]
+    assert discoveries(p, 0.01).tolist() == [False, True, False, False, False]
+    assert discoveries(np.array([0.5, 0.9]), 0.1).tolist() == [False, False]
+    assert discoveries(np.zeros(0), 0.1).tolist() == []
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        p = rng.integers(1, 60, 40) / 60  # with ties
+        k = max((i for i in range(41) if i == 0 or np.sort(p)[i - 1] <= 0.3 * i / 40), default=0)
+        assert discoveries(p, 0.3).sum() == (p <= np.sort(p)[k - 1]).sum() if k else not discoveries(p, 0.3).any()
+
+
+def test_the_false_discovery_rate_holds_on_contaminated_batches() -> None:
+    rng = np.random.default_rng(9)
+    false = []
+    for _ in range(400):
+        scores = np.concatenate([rng.normal(size=180), rng.normal(4, 1, 20)])
+        found = discoveries(p_values(rng.normal(size=500), scores), 0.2)
+        false.append(found[:180].sum() / max(found.sum(), 1))
+    assert 0.12 < np.mean(false) <= 0.2 * 180 / 200 + 3 * np.std(false) / 20  # the rate times the share of normals
+
+
+def grouped(a: int = 400, b: int = 300, c: int = 20) -> Scored:
+    """Group b scores a hundred higher than a; c is small."""
+    rng = np.random.default_rng(10)
+    scores = np.concatenate([rng.normal(size=a), rng.normal(100, 1, b), rng.normal(50, 1, c)])
+    return Scored(scores, normals_of=["a"] * a + ["b"] * b + ["c"] * c)
+
+
+def test_groups_with_enough_normals_get_thresholds_of_their_own_and_the_others_are_named() -> None:
+    plan, known = Plan(FalseAlarmRate(0.05, None), by="group"), grouped()
+    found = threshold.calibrate(plan, known, MODEL)
+    of = np.asarray(known.normals_of)
+    for group in "ab":
+        alone = calibrate(known.normals[of == group], 0.05, None, None, MODEL)
+        assert found.own[group] == alone.thresholds
+        mixed = ["c", group, "new", ""]
+        scores = np.float32([0, alone.thresholds["alarm"] + 0.01, 0, 0])
+        assert found.decide(scores, mixed)[1] == "reject"
+        assert found.p_values(scores, mixed)[1] == p_values(alone.scores, scores[1:2])[0]
+    assert set(found.own) == {"a", "b", "c"}  # 19 are enough for 5 % on average
+    fewer = threshold.calibrate(plan, grouped(c=18), MODEL)
+    assert fewer.fallen_back == {"c": 18}
+    assert "too few for their own, so judged by all together: c (18 normals)" in fewer.says()
+    high = fewer.thresholds["alarm"] - 1
+    assert fewer.decide(np.float32([high, high]), ["c", "a"]).tolist() == ["accept", "reject"]
+    assert fewer.alarms(["c", "a"], 2).tolist() == np.float32([high + 1, fewer.own["a"]["alarm"]]).tolist()
+    assert Calibration.from_json(json.loads(json.dumps(fewer.to_json()))).to_json() == fewer.to_json()
+    with pytest.raises(DataError, match="every sample needs its group"):
+        found.decide(np.float32([1]))
+    with pytest.raises(DataError, match="needs the category of every calibration sample"):
+        threshold.calibrate(Plan(FalseAlarmRate(), by="category"), Scored(ranks(400)), MODEL)
+
+
+def test_a_group_keeps_its_promise_that_thresholds_of_all_together_break() -> None:
+    """Group b is a tenth of the normals and scores higher: together, half of b raises an alarm."""
+    rng = np.random.default_rng(11)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        of = np.where(rng.random(n) < 0.1, "b", "a")
+        return rng.normal(np.where(of == "b", 2.0, 0.0)), of
+
+    rates = {"own": [], "together": []}
+    for _ in range(200):
+        scores, of = draw(1000)
+        found = threshold.calibrate(Plan(FalseAlarmRate(0.1, None), by="group"), Scored(scores, normals_of=of), MODEL)
+        fresh, of = draw(2000)
+        rates["own"].append((found.decide(fresh, of) == "reject")[of == "b"].mean())
+        rates["together"].append((decide(fresh, found.thresholds) == "reject")[of == "b"].mean())
+    assert np.mean(rates["own"]) <= 0.1 + 3 * np.std(rates["own"]) / 200**0.5
+    assert np.mean(rates["together"]) > 0.4

@@ -149,8 +149,8 @@ class Image:
         return View(rows, self._read)
 
     def from_frame(self, frame: pd.DataFrame) -> Samples:
-        """The images whose local paths stand in the column `path`, of unknown label. A column `region` may name a
-        mask for images that lie on their canvas already, `category` their category; others are ignored."""
+        """The images whose local paths stand in the column `path`, of unknown label. A column `region` may name a mask
+        for images that lie on their canvas already, `category` and `group` what they belong to; others are ignored."""
         if "path" not in frame.columns:
             raise DataError(
                 f"images must come with a column path, got the columns {', '.join(map(str, frame.columns))}"
@@ -158,7 +158,7 @@ class Image:
         wrong = [value for value in frame["path"] if not isinstance(value, str) or not value]
         if wrong:
             raise DataError(f"column path must hold the paths of image files, got {wrong[0]!r}")
-        rows = frame.reindex(columns=["path", "region", "category"]).to_dict("records")
+        rows = frame.reindex(columns=["path", "region", "category", "group"]).to_dict("records")
         unknown = {"label": UNKNOWN, "width": 0, "height": 0}
         return self.samples(_typed([{"id": row["path"], **row, **unknown} for row in rows]).assign(folder=""))
 

@@ -103,6 +103,9 @@ class Table:
         wanted = [column for column in frame.columns if column not in used]
         features = pd.DataFrame({c: table_files.feature(frame[c], False)[0] for c in wanted}, index=frame.index)
         given = {"id": ids, "sha256": table_files.content(features), "label": UNKNOWN}
+        for role in ("group", "category"):
+            if self._roles().get(role) in frame:
+                given[role] = texts(frame[self._roles()[role]])
         return View(typed(given, len(frame)), lambda some: _batch(some, features.iloc[some["row"].to_numpy()]))
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,19 +1,30 @@
 """calibrate@NAME: the model and the calibration part -> models/NAME.calibration.json (see threshold.py)."""
 
+import numpy as np
+
 from pipeline import params, scoring, store, threshold
 from pipeline.files import sha256, write_json
-from pipeline.samples import normals, part
+from pipeline.protocols import ANOMALOUS, NORMAL
+from pipeline.samples import part
 from pipeline.stages import DATASET, MODELS, SPLIT, run
+from pipeline.threshold import Scored
 
 
 def main(name: str) -> None:
     given = params.read()
-    samples = normals(given.modality.samples(part(DATASET, SPLIT, "calibrate")))
-    scored = scoring.score(store.load(MODELS / name).detector, samples, keep_local=False)
-    rule = given.calibrate
-    calibration = threshold.calibrate(
-        scored.scores.sample, rule.alpha, rule.confidence, rule.review, model=sha256(MODELS / name)
-    )
+    plan, detector = given.calibrate, store.load(MODELS / name).detector
+    rows = part(DATASET, SPLIT, "calibrate")
+    rows = rows[rows["label"].isin([NORMAL, ANOMALOUS])].reset_index(drop=True)
+    samples = given.modality.samples(rows)
+    if len(samples):
+        scores = scoring.score(detector, samples, keep_local=False).scores.sample
+    else:
+        scores = np.zeros(0, np.float32)
+    good, odd = (rows["label"].to_numpy() == label for label in (NORMAL, ANOMALOUS))
+    of = None if plan.by is None else rows[plan.by].astype("str").where(rows[plan.by].notna(), "").to_numpy(object)
+    parts = (None, None) if of is None else (of[good], of[odd])
+    known = Scored(scores[good], scores[odd], *parts, getattr(detector, "degrees", ()))
+    calibration = threshold.calibrate(plan, known, model=sha256(MODELS / name))
     write_json(MODELS / f"{name}.calibration.json", calibration.to_json())
     print(calibration.says())
 

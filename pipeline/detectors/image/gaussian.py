@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
-from scipy.stats import chi2
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,12 +87,12 @@ class Gaussian:
                 sample += np.linalg.norm((_pooled(level, batch) - mean) @ whitening, axis=1)
             return Scores(sample.astype(np.float32), self._map(levels, batch).cpu().numpy() if self.maps else None)
 
-    def working_point(self, alpha: float) -> float:
-        """The score that a share `alpha` of normals exceeds if features are Gaussian (section 3.3): squared distances
-        of one level then follow a chi-square distribution. The quantiles of several levels are added, which is what
-        fully dependent levels do; less dependent ones exceed it more rarely, as do covariances that were shrunk."""
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Degrees of freedom of the chi-square distribution that squared distances of each level follow if features
+        are Gaussian (section 3.3)."""
         self._fitted()
-        return float(sum(np.sqrt(chi2.isf(alpha, whitening.shape[1])) for _, whitening in self.pooled_))
+        return tuple(whitening.shape[1] for _, whitening in self.pooled_)
 
     def state(self) -> State:
         self._fitted()

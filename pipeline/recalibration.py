@@ -1,0 +1,100 @@
+"""New thresholds for a registered version, from the scores in its calibration: nothing is trained or exported again.
+
+A new calibration is an artifact of the version's run, `calibrations/HASH.json`; tags of the version name the one in
+force and say what it promises, and what the one before did. Scoring takes it from the next batch on. What MLflow itself
+serves (`mlflow models serve`) keeps the calibration that the version was registered with.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline import metrics, threshold, tracking
+from pipeline.errors import ParamsError, RegistryError
+from pipeline.files import sha256, write_json
+from pipeline.model import CALIBRATION, Model
+from pipeline.params import Params
+from pipeline.plan import Plan
+from pipeline.threshold import Calibration
+from pipeline.tracking import Registry, Version
+
+FOLDER = "calibrations"
+HASH, SAYS, SAID = "calibration", "calibration_says", "calibration_before"  # tags of a version
+
+
+def load(registry: Registry, version: Version, into: Path) -> Model:
+    """The model of a version with the thresholds that it was last given, downloaded into the folder `into`.
+
+    Raises ModelError when the calibration is damaged or of another model."""
+    folder = registry.download(version, into)
+    given = version.tags.get(HASH)
+    if given is None:
+        return Model.load(folder)
+    path = registry.artifact(version, f"{FOLDER}/{given[:12]}.json", into / "given")
+    if sha256(path) != given:
+        raise RegistryError(
+            f"the calibration {path.name} of {version.name} version {version.number} must be the one that its tag"
+            f" {HASH} names; calibrate it again (python -m flows.calibrate)"
+        )
+    return Model.load(folder, path)
+
+
+def recalibrate(params: Params, line: Path, changes: Mapping[str, Any], number: int | None = None) -> dict[str, Any]:
+    """Give a version (by default the champion) the thresholds that its plan with `changes` asks for; what was and is.
+
+    `changes` are keys of the section `calibrate` of params.yaml; with another `rule` the options of the old one go.
+    Raises ParamsError for what is not allowed, PromiseError when the version's calibration scores do not carry it,
+    RegistryError when there is no such version."""
+    if not changes:
+        raise ParamsError("a new calibration needs at least one change, such as alpha=0.002")
+    name = params.promote.name
+    registry = tracking.connect()
+    with registry.exclusive(), TemporaryDirectory(prefix="assay-calibrate-") as work:
+        version = registry.alias(name, "champion") if number is None else registry.version(name, number)
+        if version is None:
+            which = "champion" if number is None else f"version {number}"
+            raise RegistryError(f"{name} has no {which} to calibrate")
+        before = load(registry, version, Path(work) / "model").calibration
+        section = before.plan.section()
+        if changes.get("rule", section["rule"]) != section["rule"]:
+            section = {key: section[key] for key in ("review", "by")}
+        plan = Plan.read({**section, **changes}, "calibrate", "--set")
+        after = threshold.calibrate(plan, before.known, before.model)
+        path = Path(work) / CALIBRATION
+        write_json(path, after.to_json())
+        digest = sha256(path)
+        path = path.rename(path.with_name(f"{digest[:12]}.json"))
+        registry.upload(version, path, FOLDER)
+        registry.tag(version, {SAID: before.says(), SAYS: after.says(), HASH: digest})
+        realised = _realised(registry, version, after, Path(work))
+        for key, value in realised.items():
+            registry.log_metric(version, key, value)
+    return {
+        "name": name,
+        "version": version.number,
+        "calibration": digest,
+        "before": {"thresholds": before.thresholds, "says": before.says()},
+        "after": {"thresholds": after.thresholds, "says": after.says()},
+        "test": realised,
+    }
+
+
+def _realised(registry: Registry, version: Version, calibration: Calibration, work: Path) -> dict[str, float]:
+    """What the new thresholds do on the test part that the version was evaluated on; empty for thresholds by group,
+    since its report does not keep the groups."""
+    import pandas as pd
+
+    promised = {
+        "promised_false_alarm_rate": calibration.promised_false_alarms,
+        "promised_escape_rate": calibration.promised_escapes,
+    }
+    found = {key: value for key, value in promised.items() if value is not None}
+    if calibration.own:
+        return found
+    table = pd.read_parquet(registry.artifact(version, "report/scores.parquet", work / "report"))
+    known = table[table["label"].isin([0, 1])]
+    alarm = calibration.thresholds["alarm"]
+    done = metrics.decision_metrics(known["label"].to_numpy(), known["score"].to_numpy(), alarm)
+    share = float((calibration.decide(table["score"].to_numpy()) == "review").mean())
+    return found | {key: float(value) for key, value in done.items()} | {"review_share": share}
