@@ -39,7 +39,7 @@ def calibrate(changes: dict[str, Any], line: str = ".", version: int | None = No
     return report
 
 
-def _changes(words: list[str]) -> dict[str, Any]:
+def changes(words: list[str]) -> dict[str, Any]:
     """`key=value` words, the values as YAML. Raises ParamsError for others."""
     found = {}
     for word in words:
@@ -62,9 +62,9 @@ def main(*words: str) -> None:
     folder = Path(chosen.line).resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG):
-        changes = _changes(chosen.set)
+        given = changes(chosen.set)
         with server.running(lambda: params.read(folder / "params.yaml").check()):
-            report = calibrate(changes, str(folder), chosen.version)
+            report = calibrate(given, str(folder), chosen.version)
     print(f"{report['name']} version {report['version']}, from the next batch on: {report['after']['says']}")
 
 

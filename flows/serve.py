@@ -50,8 +50,14 @@ def _deployment(entry: dict[str, Any], given: params.Params, line: str) -> Runne
         tags=[*entry.get("tags", []), given.promote.name],
         parameters={**entry.get("parameters", {}), "line": line},
         concurrency_limit=entry.get("concurrency_limit"),
-        schedule=_cron(getattr(given.schedule, flow), given.schedule.timezone, f"schedule.{flow}"),
+        schedule=_schedule(flow, given.schedule),
     )
+
+
+def _schedule(flow: str, given: params.Schedule) -> Any:
+    """When a flow runs by itself; None for one that waits for a person."""
+    cron = getattr(given, flow, None)
+    return None if cron is None else _cron(cron, given.timezone, f"schedule.{flow}")
 
 
 def _cron(cron: str, timezone: str, where: str) -> Any:
@@ -94,8 +100,8 @@ def main(*words: str) -> None:
         with get_client(sync_client=True) as client:
             client.upsert_global_concurrency_limit_by_name(ONE_AT_A_TIME, 1)
         for deployment in served:
-            (schedule,) = deployment.schedules or []
-            print(f"{deployment.flow_name}/{deployment.name}: {schedule.schedule.cron} {schedule.schedule.timezone}")
+            when = [f"{one.schedule.cron} {one.schedule.timezone}" for one in deployment.schedules or []]
+            print(f"{deployment.flow_name}/{deployment.name}: {when[0] if when else 'when a person runs it'}")
         print(f"serving at {api.removesuffix('/api')} until Ctrl-C", flush=True)
         serve(*served, print_starting_message=False)
 

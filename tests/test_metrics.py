@@ -193,3 +193,32 @@ def test_per_defect() -> None:
         "scratch": {"auroc": 0.75, "detection_rate": 0.5},
     }
     assert metrics.per_defect(defect[2:], label[2:], scores[2:], 2.0)["scratch"] == {"detection_rate": 0.5}
+
+
+def test_severity_by_hand_and_against_scipy() -> None:
+    from scipy.stats import kendalltau
+
+    label = np.array([0, 0, 1, 1, 1, 1, -1])
+    severity = np.array([np.nan, 3, 1, 1, 2, np.nan, 2])
+    scores = np.float32([0.1, 0.2, 0.15, 0.4, 0.4, 9, 9])
+    found = metrics.by_severity(label, severity, scores)
+    # of 8 pairs of different levels: 0-1: 3 of 4 in order, 0-2: 2 of 2, 1-2: one and a tie of 2
+    assert found["concordance"] == pytest.approx((3 + 2 + 1.5) / 8)
+    assert found["kendall"] == pytest.approx(kendalltau([0, 0, 1, 1, 2], scores[:5]).statistic)
+    assert (found["1.auroc"], found["2.auroc"]) == (0.75, 1.0)
+    means = [found[f"{level}.mean"] for level in (0, 1, 2)]
+    assert means == pytest.approx([0.15, 0.275, 0.4])
+    rng = np.random.default_rng(0)
+    label, severity = rng.integers(0, 2, 200), rng.integers(1, 5, 200).astype(float)
+    scores = (label * severity + rng.integers(-2, 3, 200)).astype(np.float32)
+    tau = kendalltau(np.where(label == 0, 0, severity), scores).statistic
+    assert metrics.by_severity(label, severity, scores)["kendall"] == pytest.approx(tau)
+
+
+def test_severity_without_levels_is_nothing_and_one_level_has_its_auroc() -> None:
+    nothing = np.full(4, np.nan)
+    assert metrics.by_severity(np.array([0, 0, 1, 1]), nothing, np.float32([1, 2, 3, 4])) == {}
+    alone = metrics.by_severity(np.array([1, 1]), np.array([2.0, 2.0]), np.float32([3, 3]))
+    assert alone == {"2.auroc": None, "2.mean": 3.0}
+    flat = metrics.by_severity(np.array([0, 1]), np.array([0.0, 1.0]), np.float32([3, 3]))
+    assert (flat["concordance"], flat["kendall"]) == (0.5, None)

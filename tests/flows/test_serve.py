@@ -35,18 +35,20 @@ def test_params_say_when(scheduled: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [(d.flow_name, d.entrypoint, d.parameters["line"], d.concurrency_limit) for d in found] == [
         ("train", "flows/train.py:train", str(scheduled), 1),
         ("score", "flows/score.py:score", str(scheduled), 1),
+        ("calibrate", "flows/calibrate.py:calibrate", str(scheduled), 1),
     ]
-    crons = [d.schedules[0].schedule for d in found]
+    assert found[2].schedules in (None, [])  # a person starts it
+    crons = [d.schedules[0].schedule for d in found[:2]]
     assert [(c.cron, c.timezone) for c in crons] == [
         ("30 3 * * 1-5", "Europe/Berlin"),
         ("*/20 * * * *", "Europe/Berlin"),
     ]
-    assert len({d.name for d in found} | {d.name for d in serve.deployments(ROOT)}) == 4
+    assert len({d.name for d in found} | {d.name for d in serve.deployments(ROOT)}) == 6
 
 
 def test_the_file_says_the_same_as_the_defaults() -> None:
     told = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert {d["entrypoint"]: d["schedules"] for d in told} == {
+    assert {d["entrypoint"]: d["schedules"] for d in told if "schedules" in d} == {
         "flows/train.py:train": [{"cron": "0 2 * * *", "timezone": "UTC"}],
         "flows/score.py:score": [{"cron": "0 * * * *", "timezone": "UTC"}],
     }
@@ -77,10 +79,11 @@ def test_serving_registers_them_until_ctrl_c(scheduled: Path, prefect: None) -> 
         text=True,
     )
     assert process.stdout is not None
-    told = [process.stdout.readline() for _ in range(3)]
+    told = [process.stdout.readline() for _ in range(4)]
     try:
         assert told[0].endswith(": 30 3 * * 1-5 Europe/Berlin\n"), told + process.stdout.readlines()
-        assert told[2].startswith("serving at http://127.0.0.1:")
+        assert told[2].endswith(": when a person runs it\n")
+        assert told[3].startswith("serving at http://127.0.0.1:")
         slug = told[0].split(":")[0]
         with get_client(sync_client=True) as client:
             until(lambda: registered(client, slug), "the deployment")
