@@ -8,7 +8,8 @@ One JSON line per detector, each measured in a process of its own. `--line` take
 options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only looked at with
 `--on calibrate`: then those normals are told from cut-paste and Perlin anomalies made of them, which is how settings
 are chosen without a look at a test label. `--labelled` gives a share of the test's defects to training instead; with
-`--on given` they are kept from training and told from the normals of `calibrate`: the same, for lines that have some.
+`--on given` half of them are, and the other half is told from the normals of `calibrate`: the same, for lines that have
+some (with `--withheld` all are told and none given).
 The peer (pip install -e ".[bench]") gets its images squashed to `--size`, as its defaults do.
 
 `images_per_s` counts decoding, resizing, forward and head. `bare_per_s` is timm's own network on images in memory, at
@@ -43,9 +44,10 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
         dataset = {k: v for k, v in sections["dataset"].items() if k not in ("source", "watch", "kind")}
         root = (chosen.line / "params.yaml").parent
         for section in sections["candidates"].values():
-            weights = section.get("backbone", {}).get("weights", "none")
-            if weights not in ("none", "pretrained"):
-                section["backbone"]["weights"] = str((root / weights).resolve())
+            for own in (section, section.get("bank", {})):
+                weights = own.get("backbone", {}).get("weights", "none")
+                if weights not in ("none", "pretrained"):
+                    own["backbone"] = {**own["backbone"], "weights": str((root / weights).resolve())}
         wanted = chosen.detectors.split(",") if chosen.detectors else list(sections["candidates"])
         return dataset, {name: sections["candidates"][name] for name in wanted}
     height, width = (int(side) for side in chosen.size.split("x"))
@@ -57,6 +59,8 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     for name in chosen.detectors.split(","):
         own = more.get(name, {})
         sections[name] = {"detector": f"image/{name}", **own, "backbone": {**backbone, **own.get("backbone", {})}}
+        if "bank" in own:
+            sections[name]["bank"] = {**own["bank"], "backbone": backbone}
     return {"size": [height, width], "fit": chosen.fit}, sections
 
 
@@ -97,7 +101,9 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
             given = test[test["label"] == 1].groupby("defect").sample(frac=chosen.labelled, random_state=0)
             test = test.drop(given.index)
             if chosen.on == "given":
-                test = pd.concat([rows[rows["split"] == "calibrate"], given])
+                taught = (given.groupby("defect").cumcount() % 2 == 1) & (not chosen.withheld)
+                train = pd.concat([train, given[taught]])
+                test = pd.concat([rows[rows["split"] == "calibrate"], given[~taught]])
             elif not chosen.withheld:
                 train = pd.concat([train, given.assign(mask="") if chosen.unmasked else given])
         before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -132,10 +138,8 @@ def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]
 
 def told(section: dict[str, Any]) -> dict[str, Any]:
     """A params section with the name of its weights file, not where it lies."""
-    backbone = dict(section.get("backbone", {}))
-    if "weights" in backbone:
-        backbone["weights"] = Path(backbone["weights"]).name
-    return {**section, "backbone": backbone} if backbone else section
+    found = {key: told(value) if isinstance(value, dict) else value for key, value in section.items()}
+    return {**found, "weights": Path(found["weights"]).name} if "weights" in found else found
 
 
 def machine() -> str:

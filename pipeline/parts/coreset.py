@@ -1,15 +1,19 @@
 """k-centre greedy: the few points that leave no other point far away (Gonzalez 1985; Sener & Savarese 2018)."""
 
 import logging
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.errors import DataError
+
 BLOCK = 256  # centres per matrix product
 ROWS = 4096  # points per matrix product: on a CPU the 4 MB of distances stay in the cache until their minimum is known
 ON_GPU = 64  # as many times more
+FLOAT = 4  # bytes of a float32
 SPARE = 2  # times the centres that are still to be had that a reduced pool keeps
 
 
@@ -98,6 +102,24 @@ class Coreset:
         self._rng = np.random.default_rng(seed)
         self._pool: Tensor | None = None
         self._held = 0
+
+    @classmethod
+    def within(
+        cls, memory: int, share: float, shape: torch.Size, images: int, dims: int | None = 128, seed: int = 0
+    ) -> Self:
+        """Room for the patches of `images` images with maps of `shape` (n, c, h', w') within `memory` MB (10^6 bytes).
+
+        Raises DataError when these do not hold one image."""
+        _, c, h, w = shape
+        kept = min(c, dims or c)
+        patch = FLOAT * (c + kept + (kept if kept < c else 0))  # it is held as it is, projected and centred
+        room = memory * 10**6 // patch
+        if room < h * w:
+            raise DataError(
+                f"memory must hold the patches of one image, {h} x {w} of {c} numbers: at least"
+                f" {-(-h * w * patch // 10**6)} MB, got {memory}"
+            )
+        return cls(share, images * h * w, min(room, images * h * w), dims, seed)
 
     def add(self, points: Tensor) -> None:
         """Take in `points` `(n, d)`; they are copied."""

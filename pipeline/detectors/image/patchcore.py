@@ -28,7 +28,6 @@ from pipeline.samples import normals
 LEVELS = (2, 3)  # of a timm backbone, as in the paper, section 4.1
 BATCH = 16  # images looked at together during fit
 LOOKED_AT = 64  # images at most behind the whitening
-FLOAT = 4  # bytes of a float32
 
 
 @dataclass
@@ -82,7 +81,9 @@ class PatchCore:
                 images = checked(batch, size)
                 size = images.shape[2:]
                 maps = self._patches(images, batch)
-                coreset = coreset or self._coreset(maps.shape, len(some))
+                coreset = coreset or Coreset.within(
+                    self.memory, self.coreset, maps.shape, len(some), self.projection, self.seed
+                )
                 coreset.add(maps.permute(0, 2, 3, 1)[counted(batch, maps.shape[2:], maps.device)])
                 bar.update(len(batch))
         self.bank_, self.size_, self.hash_ = coreset.centres(), size, self._features.hash
@@ -133,20 +134,6 @@ class PatchCore:
     def _fitted(self) -> None:
         if not hasattr(self, "bank_"):
             raise NotFittedError("PatchCore must be fitted before it can score or be saved")
-
-    def _coreset(self, shape: torch.Size, images: int) -> Coreset:
-        """Room for the patches of `images` images with maps `(n, c, h', w')`, within `memory`."""
-        _, c, h, w = shape
-        dims = min(c, self.projection or c)
-        # a patch is held as it is, projected and centred
-        patch = FLOAT * (c + dims + (dims if dims < c else 0))
-        room = self.memory * 10**6 // patch
-        if room < h * w:
-            raise DataError(
-                f"memory must hold the patches of one image, {h} x {w} of {c} numbers: at least"
-                f" {-(-h * w * patch // 10**6)} MB, got {self.memory}"
-            )
-        return Coreset(self.coreset, images * h * w, min(room, images * h * w), self.projection, self.seed)
 
     def _whitening(self, some: Samples, share: float) -> tuple[Tensor, Tensor]:
         """Mean `(c,)` and whitening `(c, c)` of the patches of at most LOOKED_AT of the images `some`."""
