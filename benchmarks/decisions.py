@@ -287,9 +287,9 @@ def main() -> None:
     sets, resamples = list(score_sets(chosen.data, weights, names, chosen.seed)), 200 if chosen.quick else 1_000
     (tables, broken), (fast, slow) = report(sets, resamples, chosen.seed), speeds(1_000_000, chosen.seed)
     told = "\n".join(f"- {each}" for each in broken + slow) or "All are kept."
-    page = f"# Decisions on real scores: {resamples:,} resamples, seed {chosen.seed}\n\n{tables}\n{fast}\n## Promises"
-    page += f"\n\n{told}\n\nTook {time.perf_counter() - started:.0f} s."
-    print(page)
+    title = "# Decisions on real scores\n\n`python -m benchmarks.decisions --data DIR`: "
+    page = f"{title}{resamples:,} resamples, seed {chosen.seed}\n\n{tables}\n{fast}\n## Promises"
+    print(page := f"{page}\n\n{told}\n\nTook {time.perf_counter() - started:.0f} s.")
     if chosen.out:
         chosen.out.write_text(page + "\n", encoding="utf-8")
     if broken or slow:
