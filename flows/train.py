@@ -7,12 +7,10 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -23,12 +21,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import dag, server, summary
 from flows.settings import ROOT, shown
+from flows.turns import alone
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
 from pipeline.errors import AssayError, LineError, RegistryError
 
 PUBLISH, REGISTRY = "publish", "registry"
-LOCK = Path(".assay/run.lock")
 ONE_AT_A_TIME = "assay-training"  # Prefect's concurrency limit that `make serve` sets to 1
 THREADS = 512  # they only wait; `dag.Line.slots` says how many stages run at once
 
@@ -62,13 +60,17 @@ def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> str:
     given.check()
     with _slot(), alone(folder):
         reproduce(dag.Line(folder, jobs))
-        from flows.promote import promote
-
-        promote(line)
-        scored = _score(line) if score_after else None
+    _promote(line)  # takes its turn itself, since it may wait for a person's approval
+    scored = _score(line) if score_after else None
     found = summary.read(folder, given, scored)
     _show(found, folder)
     return summary.text(found)
+
+
+def _promote(line: str) -> None:
+    from flows.promote import promote
+
+    promote(line)
 
 
 def _score(line: str) -> dict[str, Any]:
@@ -80,23 +82,6 @@ def _score(line: str) -> dict[str, Any]:
 def _slot() -> AbstractContextManager[Any]:
     """Served trainings take turns, whatever their line; a person's runs do not wait for them."""
     return concurrency(ONE_AT_A_TIME) if runtime.deployment.id else nullcontext()
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One run of a line at a time: a second one waits for the first."""
-    lock = FileLock(folder / LOCK)
-    lock_path = Path(lock.lock_file)
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another run of {shown(folder)} is at work; this one waits for it to end", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def reproduce(line: dag.Line) -> None:

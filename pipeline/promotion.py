@@ -1,40 +1,48 @@
 """Move the alias `champion` to the best candidate that passes the gate, or say why not; and back again.
 
-Aliases: `champion` scores, `previous` was champion before it, `challenger` is the best that is not champion.
 What a person decides is honoured: after a rollback, or after `champion` was moved by hand, only versions that
-are newer than that decision are promoted. Without the alias `champion` the line starts anew.
+are newer than that decision are promoted. Without the alias `champion` the line starts anew. Nothing moves before
+the line's audit trail is verified, and every move is in it (pipeline/audit.py).
 """
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import evaluation, gate, tracking
-from pipeline.candidate import flat, hash_of_test
-from pipeline.errors import DataError, LineError, ModelError, RegistryError
+from pipeline import gate, tracking
+from pipeline.audit import APPROVE, PROMOTE, REFUSE, ROLLBACK, Trail
+from pipeline.candidate import hash_of_test
+from pipeline.champion import CHALLENGER, CHAMPION, DECIDED, PREVIOUS, SEEN, SET_TO, decided, moved, open_trail
+from pipeline.errors import LineError, RegistryError
 from pipeline.files import write_json
-from pipeline.gate import Verdict
-from pipeline.model import Model
+from pipeline.gate import Measured, Verdict
+from pipeline.measured import measure
 from pipeline.params import Params
 from pipeline.publication import CHECKED, UNUSABLE, missing_versions
-from pipeline.samples import part
-from pipeline.stages import DATASET, RECEIPT, SPLIT
-from pipeline.tracking import Registry, Version
+from pipeline.stages import RECEIPT
+from pipeline.tracking import TAG, Registry, Version
 
 REPORT = Path("reports/promotion.json")
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-# notes on the registered model: which version this module made champion, the newest version it has seen,
-# and the newest version at the time of a person's decision
-SET_TO, SEEN, DECIDED = "assay.champion", "assay.seen", "assay.decided"
 
 
-def promote(params: Params, line: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Answer:
+    """What a person said about promoting the version `version`; `who` is empty when nobody said anything."""
+
+    version: int
+    approved: bool
+    who: str
+    why: str
+
+
+def promote(params: Params, line: Path, answer: Answer | None = None) -> dict[str, Any]:
     """Judge the candidates of the line's receipt; write the report to `reports/promotion.json` and return it.
 
-    `decision` is `promoted`, `stays` (the best candidate is champion already) or `refused`. Raises LineError when
-    nothing was published, or when the registry does not hold what the receipt says."""
+    `decision` is `promoted`, `stays` (the best candidate is champion already), `refused` or, with `approve: manual` and
+    without an `answer`, `waits`: the champion stays until this is called again with the answer about the version that
+    the report names as `waits`. Raises LineError when nothing was published, when the registry does not hold what the
+    receipt says, or when the audit trail is broken; then nothing has moved."""
     receipt = read_receipt(line)
     name = receipt["name"]
     registry = tracking.connect()
@@ -45,39 +53,34 @@ def promote(params: Params, line: Path) -> dict[str, Any]:
             "emptied): run dvc repro --force --single-item publish"
         )
     with registry.exclusive():
-        report = _judge(registry, params, line, receipt)
-        registry.note(name, {SET_TO: str(report["champion"] or ""), SEEN: str(registry.newest(name))})
+        trail = open_trail(line, registry, name)
+        report = _decide(_judge(registry, trail, params, line, receipt), answer, params.promote.approve == "manual")
     write_json(line / REPORT, report)
     return report
 
 
-def rollback(params: Params) -> dict[str, Any]:
+def rollback(params: Params, line: Path, who: str = "", why: str = "") -> dict[str, Any]:
     """Let `champion` and `previous` change places; what is registered by now is not promoted over that choice.
 
-    Raises RegistryError when either alias is missing."""
+    `who` and `why` are for the audit trail in the folder `line`. Raises RegistryError when either alias is missing,
+    LineError when the trail is broken."""
     name = params.promote.name
     registry = tracking.connect()
     with registry.exclusive():
+        trail = open_trail(line, registry, name) if registry.newest(name) else None
         champion, previous = registry.alias(name, CHAMPION), registry.alias(name, PREVIOUS)
-        if champion is None or previous is None:
+        if trail is None or champion is None or previous is None:
             absent = CHAMPION if champion is None else PREVIOUS
             raise RegistryError(f"a rollback of {name} needs the aliases champion and previous; {absent} is not set")
-        move(registry, name, {PREVIOUS: champion.number, CHAMPION: previous.number})
-        registry.note(name, {SET_TO: str(previous.number), DECIDED: str(registry.newest(name))})
+        decided(registry, trail, name, champion)  # a move by hand before this comes first on record
+        aliases = {CHAMPION: previous.number, PREVIOUS: champion.number}
+        notes = {SET_TO: str(previous.number), DECIDED: str(registry.newest(name))}
+        with (
+            trail.entry(ROLLBACK, champion, previous, why or "a rollback was asked for", who) as count,
+            moved(registry, name, aliases, notes),
+        ):
+            count()
     return {"name": name, "champion": previous.number, "previous": champion.number}
-
-
-def move(registry: Registry, name: str, aliases: Mapping[str, int | None]) -> None:
-    """Set all of `aliases` (None removes one) or, when one cannot be set, none of them."""
-    found = {alias: registry.alias(name, alias) for alias in aliases}
-    before = {alias: version and version.number for alias, version in found.items()}
-    try:
-        for alias, number in aliases.items():
-            registry.set_alias(name, alias, number)
-    except BaseException:
-        for alias, number in before.items():
-            registry.set_alias(name, alias, number)
-        raise
 
 
 def read_receipt(line: Path) -> dict[str, Any]:
@@ -88,115 +91,143 @@ def read_receipt(line: Path) -> dict[str, Any]:
         raise LineError(f"{line / RECEIPT} does not exist: publish first (dvc repro publish)") from error
 
 
-def _judge(registry: Registry, params: Params, line: Path, receipt: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Judged:
+    """The candidates as the gate sees them: versions, the deciding metric, and verdicts, the best candidate first."""
+
+    registry: Registry
+    trail: Trail
+    name: str
+    metric: str
+    champion: Version | None
+    versions: dict[str, Version]
+    measured: dict[str, float | None]
+    same: list[str]  # candidates that are champion already
+    verdicts: dict[str, Verdict]  # of the others
+
+    @property
+    def winner(self) -> str | None:
+        return next((c for c, verdict in self.verdicts.items() if verdict.passed), None)
+
+
+def _judge(registry: Registry, trail: Trail, params: Params, line: Path, receipt: dict[str, Any]) -> _Judged:
     name = receipt["name"]
     metric = params.promote.against_champion.metric
     champion = registry.alias(name, CHAMPION)
-    decided = _decided(registry, name, champion)
+    decided_at = decided(registry, trail, name, champion)
     versions = {c: registry.version(name, entry["version"]) for c, entry in receipt["candidates"].items()}
-    measured = {c: registry.metrics(version) for c, version in versions.items()}
     same = [c for c, v in versions.items() if champion and v.tags["content_hash"] == champion.tags.get("content_hash")]
     rivals = [c for c in versions if c not in same]
-    to_beat = _champion_metrics(registry, champion, line) if champion and rivals else None
-    verdicts = {c: _verdict(params, versions[c], measured[c], to_beat, decided) for c in rivals}
-    ranked = sorted(rivals, key=lambda c: -measured[c].get(metric, float("-inf")))
-    winner = next((c for c in ranked if verdicts[c].passed), None)
-    aliases = {CHALLENGER: versions[ranked[0]].number if ranked else None}
-    if winner:
-        others = [c for c in ranked if c != winner]
-        aliases = {CHALLENGER: versions[others[0]].number if others else None}
-        aliases |= ({PREVIOUS: champion.number} if champion else {}) | {CHAMPION: versions[winner].number}
-    move(registry, name, aliases)
-    for c, verdict in verdicts.items():
-        said = "promoted" if c == winner else "passed" if verdict.passed else "refused"
-        registry.tag(versions[c], {"verdict": said, "verdict_reasons": "; ".join(verdict.reasons)})
-    return {
-        "name": name,
-        "decision": "promoted" if winner else "stays" if same else "refused",
-        "champion": versions[winner].number if winner else champion and champion.number,
-        "before": champion and champion.number,
-        "metric": metric,
-        "says": _says(name, winner, versions, verdicts, champion, same),
-        "candidates": {
-            c: {
-                "version": versions[c].number,
-                "metric": measured[c].get(metric),
-                "passed": c in same or verdicts[c].passed,
-                "reasons": [f"version {champion.number} with this content is champion"]
-                if c in same
-                else verdicts[c].reasons,
-            }
-            for c in versions
-        },
-    }
-
-
-def _says(
-    name: str,
-    winner: str | None,
-    versions: dict[str, Version],
-    verdicts: dict[str, Verdict],
-    champion: Version | None,
-    same: list[str],
-) -> str:
-    """The decision in one sentence."""
-    if winner:
-        instead = f" instead of version {champion.number}" if champion else ""
-        why = "; ".join(verdicts[winner].reasons)
-        return f"{name} version {versions[winner].number} ({winner}) is champion{instead}: {why}"
-    others = "; ".join(f"{c}: {', '.join(verdict.reasons)}" for c, verdict in verdicts.items())
-    if same:
-        return f"{name} version {champion.number} ({same[0]}) stays champion" + (f"; {others}" if others else "")
-    kept = f"version {champion.number} stays champion" if champion else "there is no champion"
-    return f"no candidate of {name} is promoted, {kept}; {others}"
-
-
-def _decided(registry: Registry, name: str, champion: Version | None) -> int:
-    """The newest version at the time of the last decision of a person; 0 without one."""
-    notes = registry.notes(name)
-    decided = int(notes.get(DECIDED, 0))
-    if champion is None:
-        decided = 0
-    elif notes.get(SET_TO, "") != str(champion.number):
-        decided = max(int(notes.get(SEEN, 0)), champion.number)
-    if str(decided) != notes.get(DECIDED, "0"):
-        registry.note(name, {DECIDED: str(decided)})
-    return decided
+    test = hash_of_test(line)
+    to_beat = measure(registry, champion, line, test) if champion and rivals else None
+    if isinstance(to_beat, str):
+        to_beat = (
+            f"the champion (version {champion.number}) cannot score the present test part, so nothing can be compared "
+            f"({to_beat}); remove its alias in MLflow to start anew"
+        )
+    found = {c: measure(registry, versions[c], line, test) for c in rivals}
+    measured = {c: None if isinstance(t, str) else t.metrics.get(metric) for c, t in found.items()}
+    ranked = sorted(rivals, key=lambda c: -float("inf") if measured[c] is None else measured[c], reverse=True)
+    verdicts = {c: _verdict(params, versions[c], found[c], to_beat, decided_at) for c in ranked}
+    measured |= {c: registry.metrics(versions[c]).get(metric) for c in same}
+    return _Judged(registry, trail, name, metric, champion, versions, measured, same, verdicts)
 
 
 def _verdict(
-    params: Params, version: Version, metrics: dict[str, float], to_beat: dict[str, float] | str | None, decided: int
+    params: Params, version: Version, found: Measured | str, to_beat: Measured | str | None, decided_at: int
 ) -> Verdict:
-    if version.number <= decided:
-        return Verdict(
-            False, [f"version {version.number} is not newer than a person's choice of champion (made at {decided})"]
-        )
+    if version.number <= decided_at:
+        says = f"version {version.number} is not newer than a person's choice of champion (made at {decided_at})"
+        return gate.refusal("newer than a person's choice", says)
     if UNUSABLE in version.tags:
-        return Verdict(False, [f"version {version.number} is tagged unusable: it {version.tags[UNUSABLE]}"])
+        return gate.refusal("usable", f"version {version.number} is tagged unusable: it {version.tags[UNUSABLE]}")
+    if isinstance(found, str):
+        return gate.refusal("measured", f"version {version.number} cannot score the present test part ({found})")
     if isinstance(to_beat, str):
-        return Verdict(False, [to_beat])
+        return gate.refusal("champion measured", to_beat)
     golden = version.tags.get(CHECKED)
-    against = params.promote.against_champion
-    return gate.verdict(metrics, params.promote.limits, to_beat, against, None if golden is None else float(golden))
+    demands = params.promote
+    difference = None if golden is None else float(golden)
+    return gate.verdict(found, demands.limits, to_beat, demands.against_champion, difference)
 
 
-def _champion_metrics(registry: Registry, champion: Version, line: Path) -> dict[str, float] | str:
-    """The champion's metrics on the line's present test part: its run's, or measured now if that was on other data.
+def _decide(judged: _Judged, answer: Answer | None, manual: bool) -> dict[str, Any]:
+    """Move what has to move, put it on record, tag the versions; the report."""
+    registry, name, champion, winner = judged.registry, judged.name, judged.champion, judged.winner
+    if answer is not None:
+        about = registry.version(name, answer.version)
+        action = APPROVE if answer.approved else REFUSE
+        judged.trail.note(action, champion, about, answer.why, answer.who or "nobody")
+    version = judged.versions[winner] if winner else None
+    waits = version is not None and manual and answer is None
+    held = _held(version, answer) if version else None
+    promoted = version is not None and not waits and held is None
+    others = [c for c in judged.verdicts if not (promoted and c == winner)]
+    aliases = {CHALLENGER: judged.versions[others[0]].number if others else None}
+    notes = {SET_TO: str(champion.number) if champion else "", SEEN: str(registry.newest(name))}
+    if promoted:
+        first = {CHAMPION: version.number} | ({PREVIOUS: champion.number} if champion else {})
+        approved = f"; approved by {answer.who}" if answer else ""
+        why = "; ".join(judged.verdicts[winner].reasons) + approved
+        with (
+            judged.trail.entry(PROMOTE, champion, version, why) as count,
+            moved(registry, name, first | aliases, notes | {SET_TO: str(version.number)}),
+        ):
+            count()
+    else:
+        with moved(registry, name, aliases, notes):
+            pass
+    for c, verdict in judged.verdicts.items():
+        said = "promoted" if promoted and c == winner else "passed" if verdict.passed else "refused"
+        tags = {"verdict": said, "verdict_reasons": "; ".join(verdict.reasons), "verdict_figures": verdict.figures(TAG)}
+        registry.tag(judged.versions[c], tags)
+    decision = "promoted" if promoted else "waits" if waits else "stays" if judged.same and not held else "refused"
+    return {
+        "name": name,
+        "decision": decision,
+        "champion": version.number if promoted else champion and champion.number,
+        "before": champion and champion.number,
+        "waits": version.number if waits else None,
+        "metric": judged.metric,
+        "says": _says(judged, decision, held),
+        "candidates": {c: _row(judged, c) for c in judged.versions},
+    }
 
-    A sentence when it cannot be measured there."""
-    if champion.tags.get("test_hash") == hash_of_test(line):
-        return registry.metrics(champion)
-    try:
-        with TemporaryDirectory(prefix="assay-champion-") as work:
-            model = Model.load(registry.download(champion, Path(work)))
-            modality = model.stored.modality
-            samples = modality.samples(part(line / DATASET, line / SPLIT, "test"))
-            out = Path(work) / "report"
-            out.mkdir()
-            metrics = evaluation.evaluate(model.stored.detector, model.calibration, samples, modality, out)
-    except (DataError, ModelError) as error:
-        return (
-            f"the champion (version {champion.number}) cannot score the present test part, so nothing can be compared "
-            f"({error}); remove its alias in MLflow to start anew"
-        )
-    return {key: float(value) for key, value in flat(metrics).items() if isinstance(value, int | float)}
+
+def _held(version: Version, answer: Answer | None) -> str | None:
+    """Why a version that passes the gate is not promoted all the same; None when nothing is against it."""
+    if answer is None or (answer.approved and answer.version == version.number):
+        return None
+    if answer.approved:
+        return f"version {answer.version} was approved by {answer.who}, but version {version.number} is the best by now"
+    because = f": {answer.why}" if answer.why else ""
+    return f"version {answer.version} was not approved{f' by {answer.who}' if answer.who else ''}{because}"
+
+
+def _row(judged: _Judged, candidate: str) -> dict[str, Any]:
+    """What the report says of one candidate."""
+    row = {"version": judged.versions[candidate].number, "metric": judged.measured[candidate]}
+    if candidate in judged.same:
+        reason = f"version {judged.champion.number} with this content is champion"
+        return row | {"passed": True, "reasons": [reason], "checks": []}
+    verdict = judged.verdicts[candidate]
+    checks = [asdict(check) for check in verdict.checks]
+    return row | {"passed": verdict.passed, "reasons": verdict.reasons, "checks": checks}
+
+
+def _says(judged: _Judged, decision: str, held: str | None) -> str:
+    """The decision in one sentence."""
+    name, champion, winner, same = judged.name, judged.champion, judged.winner, judged.same
+    if decision in ("promoted", "waits"):
+        number, why = judged.versions[winner].number, "; ".join(judged.verdicts[winner].reasons)
+        if decision == "waits":
+            return f"{name} version {number} ({winner}) waits for a person's approval: {why}"
+        instead = f" instead of version {champion.number}" if champion else ""
+        return f"{name} version {number} ({winner}) is champion{instead}: {why}"
+    kept = f"version {champion.number} stays champion" if champion else "there is no champion"
+    if held:
+        return f"no candidate of {name} is promoted, {kept}; {winner}: {held}"
+    others = "; ".join(f"{c}: {', '.join(verdict.reasons)}" for c, verdict in judged.verdicts.items())
+    if same:
+        return f"{name} version {champion.number} ({same[0]}) stays champion" + (f"; {others}" if others else "")
+    return f"no candidate of {name} is promoted, {kept}; {others}"

@@ -127,6 +127,16 @@ def test_a_version_holds_its_run_its_tags_and_its_files(registry: Registry, tmp_
     assert (copied / "weights").read_bytes() == b"12"
 
 
+def test_files_of_a_run_come_and_go(registry: Registry, tmp_path: Path) -> None:
+    made = registry.register("parts", record(tmp_path), {})
+    assert registry.artifact(made, "params.yaml", tmp_path / "copy").read_text() == "a: 1\n"
+    (tmp_path / "more.json").write_text("{}")
+    registry.upload(made, tmp_path / "more.json", "calibrations")
+    assert registry.artifact(made, "calibrations/more.json", tmp_path / "copy").read_text() == "{}"
+    with pytest.raises(RegistryError, match=r"failed to give none\.json of parts version 1"):
+        registry.artifact(made, "none.json", tmp_path / "copy")
+
+
 def test_files_that_are_gone_are_noticed(registry: Registry, tmp_path: Path) -> None:
     made = registry.register("parts", record(tmp_path), {})
     shutil.rmtree(tmp_path / "mlartifacts")

@@ -1,6 +1,7 @@
 """The two flows around the registry, on a real Prefect server: artifacts, results, ends of the commands."""
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -50,7 +51,27 @@ def test_promote_score_and_roll_back(published: Path) -> None:
     table = artifact("promotion-parts")
     assert table.type == "table"
     assert table.description == report["says"]
-    assert "many" in table.data
+    rows = [row for row in json.loads(table.data) if row["candidate"] == "many"]
+    assert [(row["check"], row["verdict"]) for row in rows] == [
+        ("golden batch", "passed"),
+        ("auroc min", "passed"),
+        ("auroc against the champion", "passed"),
+    ]
+    assert rows[1] | {"says": ""} == {
+        "candidate": "many",
+        "version": 1,
+        "check": "auroc min",
+        "value": "1",
+        "bound": "0.6",
+        "interval": "",
+        "verdict": "passed",
+        "says": "",
+    }
+    assert promote(str(published))["decision"] == "stays"
+    *_, failed, champion = json.loads(artifact("promotion-parts").data)
+    assert (champion["candidate"], champion["verdict"]) == ("many", "champion")
+    assert (failed["candidate"], failed["check"], failed["verdict"]) == ("few", "auroc against the champion", "failed")
+    assert failed["interval"].endswith(" to 0")
     scored = score(str(published))
     assert scored["version"] == 1
     assert Path(scored["folder"], "scores.parquet").exists()
