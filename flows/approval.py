@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -43,6 +44,7 @@ WAITING = Path(".assay/waiting")
 PROMOTE = "promote"  # the flow that waits
 KEY = "version-"  # of its pause; the version's number follows
 POLL = 1  # seconds between two looks whether there is an answer
+PATIENCE = 5  # seconds in which a run that has said that it waits must be found waiting, and must take its answer
 GRACE = 60  # seconds by which Prefect's own patience is longer: a run that it fails cannot say why
 
 
@@ -88,12 +90,11 @@ def answer(folder: Path, approve: bool, who: str = "", why: str = "", version: i
     """Answer the promotion of the line in `folder` that waits; what was done, in a sentence.
 
     `version` says which where several wait. Raises LineError when none waits."""
-    noted = notes(folder)
-    dead = {note["run"] for note in noted if not _alive(note)}
-    own = [note["api"] for note in noted if note["run"] not in dead and server.answers(f"{note['api']}/health")]
-    found: dict[UUID, tuple[str, FlowRun]] = {}
-    for api in filter(None, [*own, server.reachable()]):
-        found = {run.id: (api, run) for run in paused(api, folder) if str(run.id) not in dead} | found
+    until = time.monotonic() + PATIENCE
+    found, alive = _found(folder)
+    while alive and not found and time.monotonic() < until:  # one has said that it waits, and is about to
+        time.sleep(0.2)
+        found, alive = _found(folder)
     asked = {_number(run) for _, run in found.values() if version in (None, _number(run))}
     if not asked:
         which = "" if version is None else f" of version {version}"
@@ -108,6 +109,19 @@ def answer(folder: Path, approve: bool, who: str = "", why: str = "", version: i
             _resume(api, run.id, given)
     done = "approved" if approve else "refused"
     return f"version {number} of {shown(folder)} is {done} by {given['who']}; the run that waited goes on"
+
+
+def _found(folder: Path) -> tuple[dict[UUID, tuple[str, FlowRun]], bool]:
+    """The runs of the line in `folder` that wait, each with its server; and whether any says in the folder that it does.
+
+    A paused run whose process has ended does not wait."""
+    noted = notes(folder)
+    dead = {note["run"] for note in noted if not _alive(note)}
+    own = [note["api"] for note in noted if note["run"] not in dead and server.answers(f"{note['api']}/health")]
+    found: dict[UUID, tuple[str, FlowRun]] = {}
+    for api in filter(None, [*own, server.reachable()]):
+        found = {run.id: (api, run) for run in paused(api, folder) if str(run.id) not in dead} | found
+    return found, len(noted) > len(dead)
 
 
 def notes(folder: Path) -> list[dict[str, Any]]:
@@ -132,11 +146,15 @@ def paused(api: str, folder: Path) -> list[FlowRun]:
 
 
 def _resume(api: str, run: UUID, given: dict[str, Any]) -> None:
+    until = time.monotonic() + PATIENCE
     with temporary_settings({PREFECT_API_URL: api}):
-        try:
-            resume_flow_run(run, run_input=given)
-        except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-            raise LineError(f"the promotion that waited could not be answered ({error}); see its run {run}") from error
+        while True:
+            try:
+                return resume_flow_run(run, run_input=given)
+            except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+                if "schema not found" not in str(error) or time.monotonic() > until:  # a pause comes before its form
+                    raise LineError(f"run {run}, which waited, could not be answered: {error}") from error
+                time.sleep(0.1)
 
 
 def _give_up(run: UUID, within: int) -> None:

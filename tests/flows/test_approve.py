@@ -77,8 +77,6 @@ def start(line: Path) -> subprocess.Popen[str]:
         f"; answer within 120 s: python -m flows.promote --line {line} --approve (or --refuse), "
         "or on the run's page in Prefect\n"
     )
-    until(lambda: list((line / approval.WAITING).glob("*.json")), "the note")
-    until(lambda: _paused(line), "the pause")
     return process
 
 
