@@ -23,13 +23,15 @@ from pipeline.errors import ParamsError
 
 
 @flow(name="calibrate", flow_run_name="calibrate {line}", persist_result=False)
-def calibrate(changes: dict[str, Any], line: str = ".", version: int | None = None) -> dict[str, Any]:
+def calibrate(
+    changes: dict[str, Any], line: str = ".", version: int | None = None, who: str = "", why: str = ""
+) -> dict[str, Any]:
     """Change keys of `calibrate` for a version of the line in the folder `line` (by default its champion); what was and
-    what is. Raises what `pipeline.recalibration.recalibrate` does."""
+    what is; `who` and `why` go on record. Raises what `pipeline.recalibration.recalibrate` does."""
     from pipeline import recalibration
 
     folder = (ROOT / line).resolve()
-    report = recalibration.recalibrate(params.read(folder / "params.yaml"), folder, changes, version)
+    report = recalibration.recalibrate(params.read(folder / "params.yaml"), folder, changes, version, who, why)
     rows = [{"what": when, **report[when]["thresholds"], "says": report[when]["says"]} for when in ("before", "after")]
     create_table_artifact(
         table=rows,
@@ -58,13 +60,15 @@ def main(*words: str) -> None:
     parser.add_argument("--line", default=".", help="the line's folder")
     parser.add_argument("--version", type=int, help="a version's number (default: the champion)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of params' calibrate")
+    parser.add_argument("--who", default="", help="who decides (default: user@host), for the audit trail")
+    parser.add_argument("--why", default="", help="the reason, for the audit trail")
     chosen = parser.parse_args(words)
     folder = Path(chosen.line).resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG):
         given = changes(chosen.set)
         with server.running(lambda: params.read(folder / "params.yaml").check()):
-            report = calibrate(given, str(folder), chosen.version)
+            report = calibrate(given, str(folder), chosen.version, chosen.who, chosen.why)
     print(f"{report['name']} version {report['version']}, from the next batch on: {report['after']['says']}")
 
 

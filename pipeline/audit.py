@@ -31,6 +31,7 @@ FILE = Path("audit.jsonl")
 HEAD = "assay.audit"
 START = "0" * 64
 PROMOTE, ROLLBACK, BY_HAND, APPROVE, REFUSE = "promote", "rollback", "moved by hand", "approve", "refuse"
+CALIBRATE = "calibrate"  # other thresholds: from and to are one version
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.audit import APPROVE, BY_HAND, PROMOTE, REFUSE, ROLLBACK, Entry, Trail
+from pipeline.audit import APPROVE, BY_HAND, CALIBRATE, PROMOTE, REFUSE, ROLLBACK, Entry, Trail
 from pipeline.tracking import Registry, Version
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+CALIBRATION = "calibration"  # tag of a version: the hash of the calibration that it was last given
 # notes on the registered model: which version promotion or a rollback made champion, the newest version that promotion
 # has seen, and the newest version at the time of a person's decision
 SET_TO, SEEN, DECIDED = "assay.champion", "assay.seen", "assay.decided"
@@ -47,16 +48,22 @@ def open_trail(line: Path, registry: Registry, name: str) -> Trail:
         registry.set_alias(name, PREVIOUS, entry.from_version)
         registry.note(name, _notes(registry, entry))
         trail.count()
-    elif entry.action in (APPROVE, REFUSE) or _noted(registry, entry):
+    elif entry.action in (APPROVE, REFUSE) or _noted(registry, entry) or _calibrated(registry, entry):
         trail.count()
     else:
         trail.drop()
     return trail
 
 
+def _calibrated(registry: Registry, entry: Entry) -> bool:
+    """Whether the thresholds of the entry are in force: their hash is in its reason."""
+    version = registry.version(entry.name, entry.to_version or 0) if entry.action == CALIBRATE else None
+    return version is not None and version.tags.get(CALIBRATION, "-") in entry.why
+
+
 def _noted(registry: Registry, entry: Entry) -> bool:
     """Whether a move by hand was taken note of."""
-    return registry.notes(entry.name).get(SET_TO, "") == str(entry.to_version or "")
+    return entry.action == BY_HAND and registry.notes(entry.name).get(SET_TO, "") == str(entry.to_version or "")
 
 
 def _notes(registry: Registry, entry: Entry) -> dict[str, str]:

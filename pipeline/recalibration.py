@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import metrics, threshold, tracking
+from pipeline import champion, metrics, threshold, tracking
+from pipeline.audit import CALIBRATE
 from pipeline.errors import ParamsError, RegistryError
 from pipeline.files import sha256, write_json
 from pipeline.model import CALIBRATION, Model
@@ -20,7 +21,7 @@ from pipeline.threshold import Calibration
 from pipeline.tracking import Registry, Version
 
 FOLDER = "calibrations"
-HASH, SAYS, SAID = "calibration", "calibration_says", "calibration_before"  # tags of a version
+HASH, SAYS, SAID = champion.CALIBRATION, "calibration_says", "calibration_before"  # tags of a version
 
 
 def load(registry: Registry, version: Version, into: Path) -> Model:
@@ -40,18 +41,21 @@ def load(registry: Registry, version: Version, into: Path) -> Model:
     return Model.load(folder, path)
 
 
-def recalibrate(params: Params, line: Path, changes: Mapping[str, Any], number: int | None = None) -> dict[str, Any]:
+def recalibrate(
+    params: Params, line: Path, changes: Mapping[str, Any], number: int | None = None, who: str = "", why: str = ""
+) -> dict[str, Any]:
     """Give a version (by default the champion) the thresholds that its plan with `changes` asks for; what was and is.
 
-    `changes` are keys of the section `calibrate` of params.yaml; with another `rule` the options of the old one go.
+    `changes` are keys of the section `calibrate` of params.yaml; with another `rule` the options of the old one go. It
+    goes on record in the audit trail of the folder `line`, with `who` and `why`.
     Raises ParamsError for what is not allowed, PromiseError when the version's calibration scores do not carry it,
-    RegistryError when there is no such version."""
+    RegistryError when there is no such version, LineError when the audit trail is broken."""
     if not changes:
         raise ParamsError("a new calibration needs at least one change, such as alpha=0.002")
     name = params.promote.name
     registry = tracking.connect()
     with registry.exclusive(), TemporaryDirectory(prefix="assay-calibrate-") as work:
-        version = registry.alias(name, "champion") if number is None else registry.version(name, number)
+        version = registry.alias(name, champion.CHAMPION) if number is None else registry.version(name, number)
         if version is None:
             which = "champion" if number is None else f"version {number}"
             raise RegistryError(f"{name} has no {which} to calibrate")
@@ -66,7 +70,11 @@ def recalibrate(params: Params, line: Path, changes: Mapping[str, Any], number: 
         digest = sha256(path)
         path = path.rename(path.with_name(f"{digest[:12]}.json"))
         registry.upload(version, path, FOLDER)
-        registry.tag(version, {SAID: before.says(), SAYS: after.says(), HASH: digest})
+        with champion.open_trail(line, registry, name).entry(
+            CALIBRATE, version, version, f"calibration {digest}: {why or 'asked for'}; {after.says()}", who
+        ) as count:
+            registry.tag(version, {SAID: before.says(), SAYS: after.says(), HASH: digest})
+            count()
         realised = _realised(registry, version, after, Path(work))
         for key, value in realised.items():
             registry.log_metric(version, key, value)

@@ -45,6 +45,9 @@ def test_the_next_batch_is_decided_by_the_new_thresholds_and_mlflow_shows_both(r
     scores = pd.read_parquet(Path(after["folder"], "scores.parquet"))
     expected = threshold.decide(scores["score"].to_numpy(), report["after"]["thresholds"])
     assert scores["decision"].tolist() == expected.tolist()
+    (entry,) = [json.loads(row) for row in (ready / "audit.jsonl").read_text().splitlines()]
+    assert (entry["action"], entry["from_version"], entry["to_version"]) == ("calibrate", 1, 1)
+    assert report["calibration"] in entry["why"]
     was = pd.read_parquet(Path(before["folder"], "scores.parquet"))
     assert was[["id", "score"]].equals(scores[["id", "score"]])
     registry = tracking.connect()
@@ -90,6 +93,7 @@ def test_what_is_refused_changes_nothing(ready: Path) -> None:
         recalibrate(ready, version=9, alpha=0.2)
     assert recalibration.HASH not in tracking.connect().version("parts", 1).tags
     assert score(ready)["batch"].endswith("-v1")
+    assert not (ready / "audit.jsonl").exists()
 
 
 def test_a_calibration_that_was_altered_in_the_store_is_refused(ready: Path, tmp_path: Path) -> None:
@@ -112,6 +116,7 @@ def test_a_killed_recalibration_leaves_the_old_thresholds(ready: Path, monkeypat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tracking.Registry, "tag", killed)
         recalibrate(ready, alpha=0.3)
+    assert (ready / "audit.jsonl").read_text() == ""
     assert recalibration.HASH not in tracking.connect().version("parts", 1).tags
     assert (
         recalibrate(ready, alpha=0.3)["before"]["thresholds"]
