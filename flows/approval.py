@@ -112,7 +112,7 @@ def answer(folder: Path, approve: bool, who: str = "", why: str = "", version: i
 
 
 def _found(folder: Path) -> tuple[dict[UUID, tuple[str, FlowRun]], bool]:
-    """The runs of the line in `folder` that wait, each with its server; and whether any says in the folder that it does.
+    """The runs of the line in `folder` that wait, each with its server, and whether any says there that it does.
 
     A paused run whose process has ended does not wait."""
     noted = notes(folder)
