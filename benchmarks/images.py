@@ -155,6 +155,8 @@ def machine() -> str:
 
 def labels(chosen: argparse.Namespace) -> str:
     """What training was given of the test's defects."""
+    if chosen.on == "given":
+        return f"{chosen.labelled:.0%} of the defects, {'all' if chosen.withheld else 'half given, half'} told"
     given = "not given" if chosen.withheld else "given without masks" if chosen.unmasked else "given with masks"
     return f"{chosen.labelled:.0%} of the defects {given}"
 

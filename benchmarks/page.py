@@ -32,6 +32,13 @@ torch, timm and the like; `peak_mb` that at the end. Where speeds are missing, t
 
 {table}
 
+## Settings of magnetic_tile, judged without its test
+
+By `--on given --labelled 0.1` (with `--withheld` where all are told): calibration normals against defects that training
+is given, or half of them where it learns from the other half.
+
+{judged}
+
 ## Beside anomalib, on the same images, weights and settings
 
 Ours minus anomalib's, by raw scores; `faster` compares the seconds of training and scoring the test together; `memory`
@@ -45,12 +52,11 @@ is our share of its peak, and of what it took beyond `before_mb`.
 """
 
 
-def table(lines: list[Line]) -> str:
+def table(lines: list[Line], keys: tuple[str, ...] = (*QUALITY, *COST)) -> str:
     """The results as a table in Markdown."""
-    rows = header("set", "detector", "by", "size", "settings", *QUALITY, *COST)
+    rows = header("set", "detector", "by", "size", "settings", *keys)
     for line in lines:
-        cells = [f"{line[key]:.3f}" if key in line else "" for key in QUALITY]
-        cells += [f"{line[key]:.1f}" if key in line else "" for key in COST]
+        cells = [f"{line[key]:.{3 if key in QUALITY else 1}f}" if key in line else "" for key in keys]
         told = [line["set"], line["detector"], line["by"], size(line), settings(line)]
         rows.append("| " + " | ".join(told + cells) + " |")
     return "\n".join(rows)
@@ -66,12 +72,19 @@ def size(line: Line) -> str:
 
 def settings(line: Line) -> str:
     """What differs from the defaults, and what training was given of the defects."""
-    told = [f"{key} {value}" for key, value in line["params"].items() if key not in ("detector", "backbone")]
+    told = [_told(key, value) for key, value in line["params"].items() if key not in ("detector", "backbone")]
     backbone = line["params"].get("backbone", {})
     levels = backbone.get("levels")
     if levels != KNOWN.get(backbone.get("name"), {}).get("levels"):
         told.append(f"levels {levels}")
     return ", ".join(told + [line[key] for key in ("labels",) if key in line])
+
+
+def _told(key: str, value: Any) -> str:
+    """An option, or a wrapper with its own."""
+    if not isinstance(value, dict):
+        return f"{key} {value}"
+    return f"{key} ({', '.join(f'{k} {v}' for k, v in value.items() if k != 'backbone')})"
 
 
 def beside(lines: list[Line]) -> str:
@@ -105,6 +118,8 @@ def beyond(line: Line) -> float:
 
 def page(lines: list[Line]) -> str:
     """The whole page, with machine, commands and defect classes."""
+    judged = [line for line in lines if line["on"] != "test"]
+    lines = [line for line in lines if line["on"] == "test"]
     made = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
     classes = []
     for line in lines:
@@ -113,7 +128,11 @@ def page(lines: list[Line]) -> str:
             told = ", ".join(part for part in (line["set"], line["detector"], size(line), settings(line)) if part)
             classes.append(f"- {told}: {found}")
     return PAGE.format(
-        machine="; ".join(made), table=table(lines), beside=beside(lines), classes="\n".join(classes) or "(one each)"
+        machine="; ".join(made),
+        table=table(lines),
+        judged=table(judged, QUALITY) if judged else "(none)",
+        beside=beside(lines),
+        classes="\n".join(classes) or "(one each)",
     )
 
 

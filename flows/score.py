@@ -57,7 +57,7 @@ def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
         "alarm rate": "" if rate is None else f"{rate:.2%}",
         "promised false-alarm rate": "" if report["promised_rate"] is None else f"{report['promised_rate']:.2%}",
     }
-    if report["false_discovery_rate"] is not None:
+    if report.get("false_discovery_rate") is not None:  # absent from reports of before
         rows["promised share of false alarms among all"] = f"{report['false_discovery_rate']:.2%}"
     if "shadow" in report:
         shadow = report["shadow"]

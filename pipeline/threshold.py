@@ -114,6 +114,7 @@ class Calibration:
     def from_json(cls, value: Any, where: str = "the calibration") -> Self:
         """The calibration that `to_json` gave. Raises ModelError when it is damaged or contradicts itself."""
         try:
+            value = value if "plan" in value else _of_before(value)
             known = {**value["known"], "degrees": tuple(value["known"]["degrees"])}
             arrays = {name: np.asarray(known[name], np.float32) for name in ("normals", "anomalies")}
             again = calibrate(Plan.read(value["plan"], "plan", where), Scored(**{**known, **arrays}), value["model"])
@@ -122,7 +123,8 @@ class Calibration:
             *(DataError, ParamsError, PromiseError),
         ) as error:
             raise ModelError(f"{where} must be a calibration as assay writes it: {error!r}") from error
-        if not _alike(json.loads(json.dumps(again.to_json())), value):
+        found = json.loads(json.dumps(again.to_json()))
+        if not _alike(found if "says" in value else {key: found[key] for key in value}, value):
             raise ModelError(f"{where} is damaged: its thresholds do not follow from its scores by its rule")
         return again
 
@@ -238,6 +240,15 @@ def _part(known: Scored, value: str | None) -> Known:
         for scores, of in ((known.normals, known.normals_of), (known.anomalies, known.anomalies_of))
     ]
     return Known(chosen[0], chosen[1], known.degrees)
+
+
+def _of_before(value: Any) -> dict[str, Any]:
+    """A calibration as versions of assay wrote it that knew one rule only: registered models keep theirs."""
+    plan = {"rule": value["rule"], "alpha": value["alpha"], "confidence": value["confidence"], "by": None}
+    review = value["review"] and {"rule": value["rule"], "alpha": value["review"], "confidence": value["confidence"]}
+    known = {"normals": value["scores"], "anomalies": [], "normals_of": None, "anomalies_of": None, "degrees": []}
+    kept = {key: value[key] for key in ("thresholds", "promise", "model")}
+    return {"plan": {**plan, "review": review}, "known": known, **kept}
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -285,6 +285,21 @@ def test_a_missing_file_is_named(tmp_path) -> None:
         read(tmp_path / "gone.json")
 
 
+def before(**changed: object) -> dict[str, object]:
+    """A file as it was when there was one rule: 99 normals, alarm at 1 %, review at 10 %."""
+    value = {"rule": "false_alarm_rate", "alpha": 0.01, "confidence": None, "review": 0.1, "promise": 0.01}
+    value |= {"normals": 99, "thresholds": {"alarm": 99.0, "review": 90.0}, "scores": [float(i) for i in range(1, 100)]}
+    return value | {"model": MODEL} | changed
+
+
+def test_a_file_of_before_is_read_still() -> None:
+    found = Calibration.from_json(before())
+    assert found.to_json() == calibrate(ranks(99), 0.01, None, 0.1, MODEL).to_json()
+    for broken in (before(promise=0.5), before(thresholds={"alarm": 98.0, "review": 90.0}), before(scores=[3.0, 1.0])):
+        with pytest.raises(ModelError):
+            Calibration.from_json(broken)
+
+
 def test_discoveries_by_hand_and_by_their_definition() -> None:
     p = np.array([0.04, 0.001, 0.2, 0.012, 0.03])  # against 0.02, 0.04, 0.06, 0.08, 0.1 at rate 0.1
     assert discoveries(p, 0.1).tolist() == [True, True, False, True, True]
