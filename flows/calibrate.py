@@ -42,7 +42,9 @@ def calibrate(
 
 
 def changes(words: list[str]) -> dict[str, Any]:
-    """`key=value` words, the values as YAML. Raises ParamsError for others."""
+    """`key=value` words, the values as YAML. Raises ParamsError for others, or none."""
+    if not words:
+        raise ParamsError("a new calibration needs at least one change, such as --set alpha=0.002")
     found = {}
     for word in words:
         key, sign, value = word.partition("=")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import champion, metrics, threshold, tracking
 from pipeline.audit import CALIBRATE
-from pipeline.errors import ParamsError, RegistryError
+from pipeline.errors import RegistryError
 from pipeline.files import sha256, write_json
 from pipeline.model import CALIBRATION, Model
 from pipeline.params import Params
@@ -50,8 +50,6 @@ def recalibrate(
     goes on record in the audit trail of the folder `line`, with `who` and `why`.
     Raises ParamsError for what is not allowed, PromiseError when the version's calibration scores do not carry it,
     RegistryError when there is no such version, LineError when the audit trail is broken."""
-    if not changes:
-        raise ParamsError("a new calibration needs at least one change, such as alpha=0.002")
     name = params.promote.name
     registry = tracking.connect()
     with registry.exclusive(), TemporaryDirectory(prefix="assay-calibrate-") as work:

@@ -81,7 +81,6 @@ def test_a_version_by_its_number(ready: Path) -> None:
 
 def test_what_is_refused_changes_nothing(ready: Path) -> None:
     for changes, error, said in (
-        ({}, ParamsError, "at least one change"),
         ({"alpa": 0.2}, ParamsError, "calibrate.alpa is not a known key"),
         ({"alpha": 0.001}, PromiseError, "needs at least 999 calibration normals, got 45"),
         ({"rule": "f1"}, PromiseError, "got none; give it a share"),

@@ -131,12 +131,12 @@ def test_the_gaussian_test_is_as_often_wrong_as_it_says_with_several_levels() ->
     """Fully dependent levels, which is what the sum of quantiles assumes: p-values are uniform."""
     rng = np.random.default_rng(9)
     p = []
-    for _ in range(300):
+    for _ in range(100):
         tail = rng.random(200)
         scores = np.sqrt(chi2.isf(tail, 3)) + np.sqrt(chi2.isf(tail, 12))
         p.append(Gaussian().find(known(scores, degrees=(3, 12)), "calibrate").figures["fit_p_value"])
-    assert np.mean(np.array(p) < 0.1) == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 300) ** 0.5)
-    assert np.mean(p) == pytest.approx(0.5, abs=4 / (12 * 300) ** 0.5)
+    assert np.mean(np.array(p) < 0.1) == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 100) ** 0.5)
+    assert np.mean(p) == pytest.approx(0.5, abs=4 / (12 * 100) ** 0.5)
 
 
 @pytest.mark.parametrize("shape", [-0.2, 0.0, 0.2])

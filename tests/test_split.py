@@ -127,10 +127,10 @@ def drawn(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def test_nothing_crosses_and_the_order_of_rows_does_not_matter() -> None:
-    """A property of 200 drawn manifests; those with too few free normals for every part are refused."""
+    """A property of 100 drawn manifests; those with too few free normals for every part are refused."""
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         rows, share = drawn(rng), float(rng.choice([0.0, 0.3]))
         order = str(rng.choice(["random", "time"]))
         split = Split(order=order, anomalies=Anomalies(train=share, calibrate=share), seed=int(rng.integers(6)))

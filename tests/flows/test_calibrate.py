@@ -47,7 +47,7 @@ def test_the_flow_sets_the_champions_thresholds_and_shows_both(line: Path, store
     [
         (["--set", "alpha"], "--set must be KEY=VALUE, such as alpha=0.002, got 'alpha'"),
         (["--set", "alpha=[1"], "--set must be KEY=VALUE with a YAML value, got 'alpha=[1'"),
-        ([], "a new calibration needs at least one change, such as alpha=0.002"),
+        ([], "a new calibration needs at least one change, such as --set alpha=0.002"),
     ],
 )
 def test_words_that_are_not_allowed_end_in_one_sentence(words: list[str], said: str, line: Path) -> None:
