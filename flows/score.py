@@ -61,7 +61,8 @@ def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
         rows["promised share of false alarms among all"] = f"{report['false_discovery_rate']:.2%}"
     if "shadow" in report:
         shadow = report["shadow"]
-        apart = ", ".join(f"{count} {pair}" for pair, count in shadow["disagree"].items()) or "none"
+        apart = ", ".join(f"{count} {pair}" for pair, count in shadow.get("disagree", {}).items()) or "none"
+        apart = shadow.get("failed", apart)
         rows[f"decisions of the shadow (version {shadow['version']}) that differ"] = apart
     return [{"what": what, "value": str(value)} for what, value in rows.items()]
 

@@ -13,13 +13,13 @@ import pandas as pd
 from filelock import FileLock
 
 from pipeline import recalibration, sources, threshold, tracking
-from pipeline.errors import RegistryError
+from pipeline.errors import DataError, ModelError, RegistryError
 from pipeline.files import link, scratch_folder, whole_folder, write_json
 from pipeline.model import Model
 from pipeline.params import Params, Score
 from pipeline.protocols import Ingested, Samples
 from pipeline.samples import read_manifest
-from pipeline.tracking import Version
+from pipeline.tracking import Registry, Version
 
 SCORES = Path("scores")
 WORK = Path(".assay/batch")
@@ -53,12 +53,8 @@ def score_batch(params: Params, line: Path, source: str | None = None) -> dict[s
         if not (folder / "report.json").exists():
             with whole_folder(folder) as out:
                 report = {"name": name, "version": champion.number, "batch": batch, "data_hash": content}
-                other = None if shadow is None else recalibration.load(registry, shadow, work / "shadow")
-                samples = model.stored.modality.samples(read_manifest(work / "dataset"))
-                scores = _scores(model, samples, params.score)
-                report |= (
-                    {} if other is None else _shadowed(scores, shadow.number, other.score(samples, params.score.batch))
-                )
+                scores = _scores(model, model.stored.modality.samples(read_manifest(work / "dataset")), params.score)
+                report |= {} if shadow is None else _shadowed(registry, shadow, scores, work, params.score.batch)
                 _fill(out, model, found, work, report, scores, params.score)
         return {**json.loads((folder / "report.json").read_text(encoding="utf-8")), "folder": str(folder)}
 
@@ -104,8 +100,14 @@ def _scores(model: Model, samples: Samples, score: Score) -> pd.DataFrame:
     return scores
 
 
-def _shadowed(scores: pd.DataFrame, number: int, other: pd.DataFrame) -> dict[str, Any]:
-    """Put the shadow's columns beside the champion's; where they disagree, for the report."""
+def _shadowed(registry: Registry, shadow: Version, scores: pd.DataFrame, work: Path, size: int) -> dict[str, Any]:
+    """Put the shadow's columns beside the champion's; where they disagree, for the report. A shadow that cannot score
+    the batch harms nothing: then the report says why."""
+    try:
+        model = recalibration.load(registry, shadow, work / "shadow")
+        other = model.score(model.stored.modality.samples(read_manifest(work / "dataset")), size)
+    except (DataError, ModelError, RegistryError) as error:
+        return {"shadow": {"version": shadow.number, "failed": str(error)}}
     for column in ("score", "p_value", "decision"):
         scores[f"shadow_{column}"] = other[column].to_numpy()
     apart = scores[scores["decision"] != scores["shadow_decision"]]
@@ -114,7 +116,7 @@ def _shadowed(scores: pd.DataFrame, number: int, other: pd.DataFrame) -> dict[st
     listed = apart.loc[nearest, ["id", "decision", "shadow_decision"]].to_dict("records")
     return {
         "shadow": {
-            "version": number,
+            "version": shadow.number,
             "agree": len(scores) - len(apart),
             "disagree": {str(pair): int(count) for pair, count in pairs.items()},
             "samples": listed,

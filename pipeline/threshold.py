@@ -42,10 +42,10 @@ class Scored:
 class Calibration:
     """Thresholds, the promise they carry, and all that is needed to set others without retraining.
 
-    `thresholds` has `alarm` and `review` (or None), `figures` what the alarm's rule found besides; `own` has the
-    thresholds of the groups that have some of their own, `fallen_back` the numbers of normals of those that have not;
-    `promise` is the rate that the alarm's rule carries, or None; `model` the content hash of the model folder that gave
-    the scores. `scores` are the sorted scores of normals."""
+    `thresholds` has `alarm` and `review` (or None), `figures` what the alarm's rule found besides, `sentences` what the
+    rules say; `own` has the thresholds of the groups that have some of their own, `fallen_back` the numbers of normals of
+    those that have not; `promise` is the rate that the alarm's rule carries, or None; `model` the content hash of the
+    model folder that gave the scores. `scores` are the sorted scores of normals."""
 
     plan: Plan
     known: Scored

@@ -218,3 +218,18 @@ def test_a_shadow_scores_the_same_batch_and_decides_nothing(ready: Path) -> None
     assert {sample["id"] for sample in shadow["samples"]} == set(apart["id"])
     tracking.connect().set_alias("parts", "challenger", None)
     assert "shadow" not in score(ready)
+
+
+def test_a_shadow_that_cannot_score_harms_nothing(ready: Path, tmp_path: Path) -> None:
+    plain = score(ready)
+    with_score(ready, shadow=True)
+    registry = tracking.connect()
+    folder = registry.download(registry.version("parts", 2), tmp_path / "downloaded")
+    for path in tmp_path.rglob("mlartifacts/**/state.safetensors"):
+        if path.read_bytes() == (folder / "state.safetensors").read_bytes():
+            path.write_bytes(b"damaged")
+    report = score(ready)
+    assert report["decisions"] == plain["decisions"]
+    assert report["shadow"]["version"] == 2
+    assert "state.safetensors is damaged" in report["shadow"]["failed"]
+    assert "shadow_score" not in pd.read_parquet(Path(report["folder"]) / "scores.parquet")
