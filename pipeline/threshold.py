@@ -43,8 +43,8 @@ class Calibration:
     """Thresholds, the promise they carry, and all that is needed to set others without retraining.
 
     `thresholds` has `alarm` and `review` (or None), `figures` what the alarm's rule found besides, `sentences` what the
-    rules say; `own` has the thresholds of the groups that have some of their own, `fallen_back` the numbers of normals of
-    those that have not; `promise` is the rate that the alarm's rule carries, or None; `model` the content hash of the
+    rules say; `own` has the thresholds of the groups that have some of their own, `fallen_back` the normals counted in
+    the others; `promise` is the rate that the alarm's rule carries, or None; `model` the content hash of the
     model folder that gave the scores. `scores` are the sorted scores of normals."""
 
     plan: Plan
