@@ -376,7 +376,7 @@ def killed(line: Path, what: str, place: int, act: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "place", "moved"), [("set_alias", 1, False), ("set_alias", 2, True), ("note", 1, True), ("note", 2, True)]
+    ("what", "place", "moved"), [("set_alias", 1, False), ("set_alias", 2, True), ("note", 2, True)]
 )
 def test_a_promotion_that_is_killed_is_settled_by_the_next(
     what: str, place: int, moved: bool, line: Path, store: str
@@ -392,9 +392,7 @@ def test_a_promotion_that_is_killed_is_settled_by_the_next(
     assert trail(line) == [("promote", None, 1), ("promote", 1, 2)]
 
 
-@pytest.mark.parametrize(
-    ("what", "place", "moved"), [("set_alias", 1, False), ("set_alias", 2, True), ("note", 1, True)]
-)
+@pytest.mark.parametrize(("what", "place", "moved"), [("set_alias", 1, False), ("note", 1, True)])
 def test_a_rollback_that_is_killed_is_settled_by_the_next(
     what: str, place: int, moved: bool, line: Path, store: str
 ) -> None:

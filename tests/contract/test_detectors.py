@@ -20,7 +20,7 @@ from tests.contract.worlds import SPOILED, World
 SMALL: dict[str, dict[str, Any]] = {
     "image/draem": {"steps": 50},
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
-    "image/efficientad": {"teacher_steps": 20, "steps": 60, "width": 8, "hidden": 8},
+    "image/efficientad": {"teacher_steps": 10, "steps": 40, "width": 8, "hidden": 8},
     "image/supersimplenet": {"steps": 60},
 }
 KEYS = list(detectors.TABLE)
