@@ -53,9 +53,10 @@ def score_batch(params: Params, line: Path, source: str | None = None) -> dict[s
         if not (folder / "report.json").exists():
             with whole_folder(folder) as out:
                 report = {"name": name, "version": champion.number, "batch": batch, "data_hash": content}
-                scores = _scores(model, model.stored.modality.samples(read_manifest(work / "dataset")), params.score)
+                samples = model.stored.modality.samples(read_manifest(work / "dataset"))
+                scores = _scores(model, samples, params.score)
                 report |= {} if shadow is None else _shadowed(registry, shadow, scores, work, params.score.batch)
-                _fill(out, model, found, work, report, scores, params.score)
+                _fill(out, model, found, samples, work, report, scores, params.score)
         return {**json.loads((folder / "report.json").read_text(encoding="utf-8")), "folder": str(folder)}
 
 
@@ -128,12 +129,12 @@ def _fill(
     out: Path,
     model: Model,
     found: Ingested,
+    samples: Samples,
     work: Path,
     report: dict[str, Any],
     scores: pd.DataFrame,
     score: Score,
 ) -> None:
-    samples = model.stored.modality.samples(read_manifest(work / "dataset"))
     scores["model_name"] = report["name"]
     scores["model_version"] = report["version"]
     scores["data_hash"] = report["data_hash"]

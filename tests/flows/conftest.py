@@ -1,9 +1,11 @@
 """Toy lines: real DVC repositories whose stages copy, count, wait or fail as a test needs."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,11 @@ import yaml
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 ROOT = Path(__file__).parents[2]
+# Prefect's clients leave their sockets to the garbage collector
+LOOSE_SOCKETS = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.usefixtures("no_socket_outlives_its_test"),
+]
 # python stage.py NAME OUT IN...: note the start in `ran`, obey NAME.do if it stands, write the inputs' text to OUT
 STAGE = """
 import sys, time
@@ -94,6 +101,14 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def no_socket_outlives_its_test() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture

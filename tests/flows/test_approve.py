@@ -1,12 +1,10 @@
 """Manual approval for real: runs that wait on a Prefect server, and commands in other processes that answer them."""
 
-import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
@@ -26,20 +24,11 @@ from pipeline import address, audit, params, publication, tracking
 from pipeline.errors import LineError
 from pipeline.files import write_json
 from tests import small_line
-from tests.flows.conftest import until
+from tests.flows.conftest import LOOSE_SOCKETS, until
 
 ROOT = Path(__file__).parents[2]
 MANUAL = small_line.PARAMS["promote"] | {"approve": "manual", "approve_within": 120}
-# Prefect's clients leave their sockets to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_socket_outlives_its_test() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
+pytestmark = LOOSE_SOCKETS
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Other thresholds through the flow and its command, on a real Prefect server."""
 
-import gc
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +9,10 @@ import pytest
 from pipeline import params, publication, tracking
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
+from tests.flows.conftest import LOOSE_SOCKETS
 
 ROOT = Path(__file__).parents[2]
-# Prefect's clients leave their sockets to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_socket_outlives_its_test() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
+pytestmark = LOOSE_SOCKETS
 
 
 def test_the_flow_sets_the_champions_thresholds_and_shows_both(line: Path, store: str, prefect: None) -> None:

@@ -1,12 +1,9 @@
 """The two flows around the registry, on a real Prefect server: artifacts, results, ends of the commands."""
 
-import gc
 import json
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +12,10 @@ import pytest
 from pipeline import params, publication
 from pipeline.errors import LineError, RegistryError
 from pipeline.files import write_json
+from tests.flows.conftest import LOOSE_SOCKETS
 
 ROOT = Path(__file__).parents[2]
-# Prefect's clients leave their sockets to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_socket_outlives_its_test() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
+pytestmark = LOOSE_SOCKETS
 
 
 @pytest.fixture
