@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.protocols import Batch, Samples
+from pipeline.protocols import NORMAL, UNKNOWN, Batch, Samples
 
 AHEAD = 2  # batches decoded before they are asked for
 
@@ -51,11 +51,22 @@ class View:
                     future.cancel()
 
 
+def presumed_normal(label: np.ndarray) -> np.ndarray:
+    """Which samples stand for what is normal, bool `(n,)`: those labelled so; where none is, all of unknown label.
+
+    Anomalies among unlabelled samples blur what detectors learn, and make thresholds stricter than promised: fewer
+    false alarms, more escapes."""
+    labelled = np.asarray(label) == NORMAL
+    return labelled if labelled.any() else np.asarray(label) == UNKNOWN
+
+
 def normals(samples: Samples) -> Samples:
-    """The normal samples of a view. Raises DataError when there is none."""
-    chosen = samples[samples.label == 0]
+    """The samples that stand for what is normal, see `presumed_normal`. Raises DataError when there is none."""
+    chosen = samples[presumed_normal(samples.label)]
     if len(chosen) == 0:
-        raise DataError(f"training needs at least one normal sample (label 0), got none among {len(samples)} samples")
+        raise DataError(
+            f"training needs at least one normal sample (label 0, or none at all), got none among {len(samples)} samples"
+        )
     return chosen
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.protocols import Batch
-from pipeline.samples import AHEAD, View, normals, part, read_manifest
+from pipeline.samples import AHEAD, View, normals, part, presumed_normal, read_manifest
 
 
 def rows(n: int) -> pd.DataFrame:
@@ -58,3 +58,9 @@ def test_a_part_is_the_manifest_rows_of_that_part(tmp_path: Path) -> None:
     assert (train["folder"] == str(tmp_path)).all()
     with pytest.raises(DataError, match="must hold a manifest.parquet that can be read"):
         read_manifest(tmp_path / "nothing")
+
+
+def test_unlabelled_samples_stand_for_normal_only_where_no_normal_is_labelled() -> None:
+    np.testing.assert_array_equal(presumed_normal(np.int8([0, -1, 1])), [True, False, False])
+    np.testing.assert_array_equal(presumed_normal(np.int8([-1, -1, 1])), [True, True, False])
+    np.testing.assert_array_equal(presumed_normal(np.int8([1, 1])), [False, False])

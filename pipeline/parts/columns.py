@@ -80,7 +80,8 @@ class Columns:
                         f"column {name!r} must hold at most {MOST_TEXTS} different texts to be a category, got "
                         f"{len(levels)}; name it in dataset.drop"
                     )
-                learned.append({"name": name, "kind": found, "levels": levels})
+                commonest = column.astype("str")[column.notna()].mode().iloc[0]
+                learned.append({"name": name, "kind": found, "levels": levels, "typical": commonest})
                 continue
             numbers = _numbers(column, name)
             known = numbers[~np.isnan(numbers)]
@@ -99,6 +100,23 @@ class Columns:
             for c in self._fitted()
             for feature in ([f"{c['name']}={level}" for level in c["levels"]] if c["kind"] == TEXT else [c["name"]])
         ]
+
+    @property
+    def names_(self) -> list[str]:
+        """The names of the c columns that the encoder takes."""
+        return [c["name"] for c in self._fitted()]
+
+    @property
+    def owners_(self) -> np.ndarray:
+        """Which of the c columns each of the k encoded ones belongs to: int `(k,)`."""
+        widths = [len(c["levels"]) if c["kind"] == TEXT else 1 for c in self._fitted()]
+        return np.repeat(np.arange(len(widths)), widths)
+
+    @property
+    def typical_(self) -> dict[str, float | bool | str]:
+        """A value of each column that nothing is odd about: the median of training, or its commonest text."""
+        of = {TEXT: lambda c: c["typical"], BOOLEAN: lambda c: c["median"] > 0.5, NUMBER: lambda c: c["median"]}
+        return {c["name"]: of[c["kind"]](c) for c in self._fitted()}
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
         """float32 `(n, k)`; the frame's columns may come in any order.

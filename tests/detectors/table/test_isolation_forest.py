@@ -49,7 +49,7 @@ def test_learns_from_normals_only() -> None:
 
 def test_needs_normals_and_a_fit() -> None:
     with pytest.raises(DataError, match="at least one normal sample"):
-        IsolationForest().fit(view(mixed(3), [1, 1, -1]))
+        IsolationForest().fit(view(mixed(3), [1, 1, 1]))
     with pytest.raises(NotFittedError, match="table/isolation_forest must be fitted"):
         IsolationForest().score(batch(mixed(1)))
 

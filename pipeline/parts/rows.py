@@ -1,0 +1,52 @@
+"""What the detectors of tables do alike: read rows, encode them, and say which columns made a score."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import NotFittedError
+from pipeline.parts.columns import Columns
+from pipeline.protocols import Samples
+
+ROWS = 1 << 16  # rows read or scored at a time
+
+
+def read(samples: Samples) -> pd.DataFrame:
+    """All rows of `samples` as one frame (n, c)."""
+    return pd.concat([batch.x for batch in samples.batches(ROWS)])
+
+
+def learned(samples: Samples) -> tuple[Columns, np.ndarray]:
+    """An encoder fitted to the rows of `samples`, and these rows as it encodes them: float32 `(n, k)`.
+
+    Raises DataError for what Columns refuses."""
+    frame = read(samples)
+    encoder = Columns().fit(frame)
+    return encoder, encoder.transform(frame)
+
+
+def must_be_fitted(detector: object, attribute: str, key: str) -> None:
+    """Raise NotFittedError when `detector` has no fitted `attribute` yet; `key` is its name in the table."""
+    if not hasattr(detector, attribute):
+        raise NotFittedError(f"{key} must be fitted before it scores")
+
+
+def by_column(encoder: Columns, parts: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
+    """What each encoded column adds to a score, `(n, k)`, as what each of the c columns of the table does: a frame
+    float32 `(n, c)` with the index of `frame`."""
+    together = np.zeros((len(parts), len(encoder.names_)))
+    np.add.at(together.T, encoder.owners_, parts.T)
+    return pd.DataFrame(together.astype(np.float32), index=frame.index, columns=encoder.names_)
+
+
+def ablation(score: Callable[[pd.DataFrame], np.ndarray], encoder: Columns, frame: pd.DataFrame) -> pd.DataFrame:
+    """How much lower the score of each row is with one column at what is typical of it (its median or its commonest
+    text in training): float32 `(n, c)` with the index of `frame`.
+
+    Scores n (c + 1) rows. Columns that say the same hide behind one another: both then get little."""
+    whole = score(frame)
+    lower = {}
+    for name, typical in encoder.typical_.items():
+        lower[name] = (whole - score(frame.assign(**{name: typical}))).astype(np.float32)
+    return pd.DataFrame(lower, index=frame.index)
