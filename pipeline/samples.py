@@ -65,7 +65,7 @@ def normals(samples: Samples) -> Samples:
     chosen = samples[presumed_normal(samples.label)]
     if len(chosen) == 0:
         raise DataError(
-            f"training needs at least one normal sample (label 0, or none at all), got none among {len(samples)} samples"
+            f"training needs at least one normal sample (label 0, or unlabelled), got none among {len(samples)} samples"
         )
     return chosen
 
