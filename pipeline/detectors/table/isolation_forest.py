@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
+from pipeline.parts.isolation import expected_path
 from pipeline.parts.trees import Trees
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -76,14 +77,6 @@ class IsolationForest:
     def _check_fitted(self) -> None:
         if not hasattr(self, "trees_"):
             raise NotFittedError("table/isolation_forest must be fitted before it scores")
-
-
-def expected_path(rows: np.ndarray) -> np.ndarray:
-    """c(n) of equation 1: the average path length of an unsuccessful search among n rows; float64 `(k,)`."""
-    rows = np.asarray(rows, np.float64)
-    many = np.maximum(rows, 3)
-    harmonic = np.log(many - 1) + np.euler_gamma
-    return np.where(rows > 2, 2 * harmonic - 2 * (many - 1) / many, np.where(rows == 2, 1.0, 0.0))
 
 
 def _tree(tree: object, features: np.ndarray) -> dict[str, np.ndarray]:
