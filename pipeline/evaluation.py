@@ -1,8 +1,8 @@
 """Evaluate one fitted detector with its thresholds on the test part, and write the report.
 
-Metrics are of raw scores and of labelled samples; samples of unknown label are scored and listed only. The
-local scores and masks of the whole test part are held in memory (256 x 256 pixels: 0.31 MB a sample, and
-as much again while local metrics sort them).
+Metrics are of raw scores and of labelled samples; samples of unknown label are scored and listed only: a test part
+without any label gives scores and decisions, and no metric of either class. The local scores and masks of the whole
+test part are held in memory (256 x 256 pixels: 0.31 MB a sample, and as much again while local metrics sort them).
 """
 
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, metrics, scoring
+from pipeline import figures, group_metrics, metrics, scoring
 from pipeline.errors import DataError
 from pipeline.files import write_json
 from pipeline.model import groups
@@ -55,6 +55,7 @@ def evaluate(
     table.to_parquet(out / "scores.parquet", index=False)
     alarms = calibration.alarms(of, len(table))
     found = _metrics(table, alarms, calibration) | _local(scored, modality) | _severity(table, samples)
+    found |= _groups(table, samples, alarms, calibration) | _sensitive(table, samples, alarms)
     found = {name: found[name] for name in sorted(found)}
     write_json(out / "metrics.json", found)
     _curves(table, calibration, found, out)
@@ -101,6 +102,30 @@ def _severity(table: pd.DataFrame, samples: Samples) -> dict[str, float]:
         return {}
     found = metrics.by_severity(table["label"].to_numpy(), samples.rows["severity"].to_numpy(), table["score"])
     return _defined({f"severity.{name}": value for name, value in found.items()})
+
+
+def _groups(table: pd.DataFrame, samples: Samples, alarms: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    """How whole groups are judged, where samples belong to any and calibration normals tell what is usual."""
+    if "group" not in samples.rows or not len(calibration.scores):
+        return {}
+    limit = calibration.p_values(np.nextafter(alarms, np.float32(np.inf)), groups(samples, calibration))
+    p = table["p_value"].to_numpy()
+    found = group_metrics.by_group(_texts(samples.rows["group"]), table["label"].to_numpy(), p, limit)
+    return _defined({f"group.{name}": value for name, value in found.items()})
+
+
+def _sensitive(table: pd.DataFrame, samples: Samples, alarms: np.ndarray) -> dict[str, float]:
+    """False alarms by the column that params declare sensitive, where they do."""
+    if "sensitive" not in samples.rows:
+        return {}
+    alarm = table["score"].to_numpy() > alarms
+    found = group_metrics.by_sensitive(_texts(samples.rows["sensitive"]), table["label"].to_numpy(), alarm)
+    return {f"sensitive.{name}": value for name, value in found.items()}
+
+
+def _texts(column: pd.Series) -> np.ndarray:
+    """object `(n,)` of texts, "" where there is none."""
+    return column.astype("str").where(column.notna(), "").to_numpy(object)
 
 
 def _defined(found: dict[str, float | int | None]) -> dict[str, float | int]:

@@ -94,8 +94,7 @@ def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | N
 
 def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray) -> dict[str, float | int]:
     """What `score > threshold` (one, or one per sample) does on labelled samples: counts, rates where they are defined,
-    and the 95 % interval of the false-alarm rate (Clopper & Pearson, Biometrika 1934), which holds whatever the true
-    rate."""
+    and the 95 % `interval` of the false-alarm rate."""
     alarm = np.asarray(scores, np.float32) > np.float32(threshold)
     normal, anomalous = np.asarray(label) == 0, np.asarray(label) == 1
     n, false = int(normal.sum()), int((alarm & normal).sum())
@@ -103,11 +102,17 @@ def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float | n
     found |= {"false_alarms": false, "escapes": int((~alarm & anomalous).sum())}
     if n:
         found["false_alarm_rate"] = false / n
-        found["false_alarm_rate_low"] = float(betaincinv(false, n - false + 1, 0.025)) if false else 0.0
-        found["false_alarm_rate_high"] = float(betaincinv(false + 1, n - false, 0.975)) if false < n else 1.0
+        found["false_alarm_rate_low"], found["false_alarm_rate_high"] = interval(false, n)
     if anomalous.any():
         found["detection_rate"] = float(alarm[anomalous].mean())
     return found
+
+
+def interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a rate seen as `hits` of `n` > 0 (Clopper & Pearson, Biometrika 1934); it holds whatever the
+    true rate."""
+    low = float(betaincinv(hits, n - hits + 1, 0.025)) if hits else 0.0
+    return low, float(betaincinv(hits + 1, n - hits, 0.975)) if hits < n else 1.0
 
 
 def per_defect(

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, get_args
 
 from pipeline import rules
 from pipeline.errors import ParamsError
 from pipeline.sections import build
 from pipeline.tables import find
+
+By = Literal["group", "category", "sensitive"]  # columns of the manifest
 
 
 class Rule(Protocol):
@@ -24,7 +26,7 @@ class Plan:
 
     rule: Rule
     review: Rule | None = None
-    by: Literal["group", "category"] | None = None
+    by: By | None = None
 
     @classmethod
     def read(cls, section: Any, where: str = "calibrate", source: str = "params.yaml") -> Self:
@@ -33,8 +35,8 @@ class Plan:
         if not isinstance(section, Mapping):
             raise ParamsError(f"{where} must hold keys and values, got {section!r} ({source})")
         by = section.get("by")
-        if by not in (None, "group", "category"):
-            raise ParamsError(f"{where}.by must be group, category or null, got {by!r} ({source})")
+        if by not in (None, *get_args(By)):
+            raise ParamsError(f"{where}.by must be {', '.join(get_args(By))} or null, got {by!r} ({source})")
         rule = _rule({key: value for key, value in section.items() if key not in ("review", "by")}, where, source)
         band = section.get("review")
         if isinstance(band, int | float) and not isinstance(band, bool):

@@ -204,9 +204,14 @@ def test_anomalies_without_a_mask_do_not_count_as_normal_pixels(part, calibratio
 
 
 def test_only_samples_of_unknown_label_are_scored_and_listed(part, calibration, tmp_path) -> None:
-    found, _ = run(part[part["label"] == -1], calibration, tmp_path / "out")
-    assert found["n_normal"] == found["n_anomalous"] == 0
-    assert len(pd.read_parquet(tmp_path / "out" / "scores.parquet")) == 2
+    unknown = part[part["label"] == -1].assign(group="g", sensitive="x", severity=1.0)
+    found, modality = run(unknown, calibration, tmp_path / "out")
+    counts = dict.fromkeys(["n_normal", "n_anomalous", "false_alarms", "escapes"], 0)
+    assert found == {**counts, "promised_false_alarm_rate": 0.1, "review_share": 0.0}
+    listed = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert listed["decision"].tolist() == ["accept", "reject"]
+    assert modality.drawn == {}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "scores.parquet"]
 
 
 def test_an_empty_test_part_is_refused(part, calibration, tmp_path) -> None:
@@ -242,3 +247,33 @@ def test_bins_hold_every_sample_once_even_when_all_scores_are_equal() -> None:
     apart = figures.bin_scores(np.array([0, 1, 0, 1]), np.float32([0, 1, 2, 4]), count=4)
     assert apart["normal"].tolist() == [1, 0, 1, 0]
     assert apart["anomalous"].tolist() == [0, 1, 0, 1]
+
+
+def test_groups_are_judged_whole_and_false_alarms_by_sensitive_value(calibration, tmp_path) -> None:
+    """The alarm is above 54, where p is at most 5 / 50: a group of two needs p_(1) <= 0.05 or both at most 0.1."""
+    frame = rows([0, 0, 0, 0, 1, 0, 0, -1], [56, 20, 55, 55, 95, 20, 30, 95], [None] * 8)
+    frame = frame.assign(group=[*"aabbccdd"], sensitive=["x", "x", "y", "y", "x", "y", None, "y"])
+    found, _ = run(frame, calibration, tmp_path / "out")
+    assert (found["group.n_normal"], found["group.n_anomalous"]) == (3, 1)
+    assert found["group.specificity"] == pytest.approx(2 / 3)  # a: 2 x 4 / 50 > 0.1; b: both at 5 / 50
+    assert (found["group.sensitivity"], found["group.auroc"]) == (1.0, 1.0)
+    assert (found["sensitive.x.false_alarm_rate"], found["sensitive.x.n_normal"]) == (0.5, 2)
+    assert (found["sensitive.y.false_alarm_rate"], found["sensitive.y.n_normal"]) == (pytest.approx(2 / 3), 3)
+    assert found["sensitive.largest_difference"] == pytest.approx(1 / 6)
+    assert found["sensitive.p_value"] == pytest.approx(1.0)
+
+
+def test_thresholds_can_go_by_the_sensitive_value(tmp_path) -> None:
+    """y's normals score 30 higher: with its own thresholds each value alarms at the rate it was promised."""
+    of = ["x"] * 49 + ["y"] * 49
+    scores = np.r_[np.arange(10, 59), np.arange(40, 89)].astype(np.float32)
+    plan = Plan.read({"alpha": 0.1, "confidence": None, "by": "sensitive"})
+    calibration = threshold.calibrate(plan, Scored(scores, normals_of=of), "model")
+    level = [*range(10, 59), *range(40, 89)]
+    frame = rows([0] * 98, level, [None] * 98).assign(sensitive=of, group="")
+    found, _ = run(frame, calibration, tmp_path / "own")
+    assert found["sensitive.x.false_alarm_rate"] == found["sensitive.y.false_alarm_rate"] == 4 / 49
+    together = threshold.calibrate(Plan(FalseAlarmRate(0.1, None)), Scored(scores), "model")
+    found, _ = run(frame, together, tmp_path / "together")
+    assert found["sensitive.x.false_alarm_rate"] == 0.0
+    assert found["sensitive.p_value"] < 0.01

@@ -186,7 +186,7 @@ def test_a_plan_is_read_from_a_section_and_gives_it_back() -> None:
         ({"rule": "cost"}, r"calibrate\.prevalence is required and missing"),
         ({"rule": "cost", "prevalence": 0.1, "escape": -1}, r"calibrate\.escape must be greater than or equal to 0"),
         ({"rule": "f1", "alpha": 0.1}, r"calibrate\.alpha is not a known key"),
-        ({"by": "colour"}, r"calibrate\.by must be group, category or null, got 'colour'"),
+        ({"by": "colour"}, r"calibrate\.by must be group, category, sensitive or null, got 'colour'"),
         ({"alpha": 0.1, "review": 0.05}, r"calibrate\.review must be above calibrate\.alpha \(0\.1\), .* got 0\.05"),
         ({"alpha": 0.1, "review": 2}, r"calibrate\.review\.alpha must be less than 1, got 2"),
         ({"review": "wide"}, r"calibrate\.review must be a rate, or a rule and its options, got 'wide'"),
