@@ -10,5 +10,9 @@ TABLE = {
     "image/supersimplenet": "SuperSimpleNet",
     "table/isolation_forest": "IsolationForest",
     "table/knn": "KNN",
+    "table/lof": "LOF",
+    "table/ecod": "ECOD",
+    "table/copod": "COPOD",
+    "table/hbos": "HBOS",
     "table/smote_classifier": "SmoteClassifier",
 }

@@ -26,6 +26,13 @@ def learned(samples: Samples) -> tuple[Columns, np.ndarray]:
     return encoder, encoder.transform(frame)
 
 
+def drawn(x: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most `most` rows of `x`, in their order, drawn at random from more."""
+    if len(x) <= most:
+        return x
+    return x[np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))]
+
+
 def must_be_fitted(detector: object, attribute: str, key: str) -> None:
     """Raise NotFittedError when `detector` has no fitted `attribute` yet; `key` is its name in the table."""
     if not hasattr(detector, attribute):

@@ -1,11 +1,14 @@
 """An ensemble of decision trees as plain arrays: what tree detectors keep, and how they walk it.
 
 scikit-learn's own trees follow stored indices without looking and their files change with its version; these
-arrays are checked when they are taken over and need only numpy.
+arrays are checked when they are taken over, and only then walked by its compiled code.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,16 +55,20 @@ class Trees:
 
         Raises DataError when a node points outside, or back to where a walk came from."""
         trees = cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
-        nodes = len(trees.feature)
-        own = np.arange(nodes)
+        nodes, own = len(trees.feature), np.arange(len(trees.feature))
         inner = trees.feature >= 0
-        lengths = {len(array) for name, array in trees.arrays().items() if name != "root"}
+        sizes = np.diff(trees.root, append=nodes)
         sound = (
-            lengths == {nodes}
+            all(len(array) == nodes for name, array in trees.arrays().items() if name != "root")
+            and all(getattr(trees, name).dtype == np.int32 for name in ("feature", "left", "right", "root"))
             and bool((trees.feature < features).all())
-            and all(bool(((side > own) & (side < nodes))[inner].all()) for side in (trees.left, trees.right))
-            and bool(((trees.root >= 0) & (trees.root < nodes)).all())
+            and trees.root[:1].tolist() == [0]
+            and bool((sizes > 0).all())
+            and int(sizes.sum()) == nodes
         )
+        if sound:
+            end = np.repeat(trees.root + sizes, sizes)  # of each node's own tree
+            sound = all(bool(((side > own) & (side < end))[inner].all()) for side in (trees.left, trees.right))
         if not sound:
             raise DataError(f"the trees must have their children behind them and split {features} features")
         return trees
@@ -71,22 +78,47 @@ class Trees:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def total(self, x: np.ndarray, base: float = 0.0) -> np.ndarray:
-        """`base` plus the leaf values of all trees, in their order, for rows `x` (n, k): float64 `(n,)`."""
+        """`base` plus the leaf values of all trees, in their order, for rows `x` float32 (n, k): float64 `(n,)`."""
         total = np.full(len(x), base)
-        for start in range(0, len(x), ROWS):
-            some = np.ascontiguousarray(x[start : start + ROWS])
-            for root in self.root:
-                total[start : start + ROWS] += self.value[self._leaves(some, root)]
+        starts = range(0, len(x), ROWS)
+
+        def walk(start: int) -> None:
+            some = np.ascontiguousarray(x[start : start + ROWS], np.float32)
+            for tree, value in self._walkers:
+                total[start : start + ROWS] += value[tree.apply(some)]
+
+        if len(starts) < 2:
+            for start in starts:
+                walk(start)
+        else:  # scikit-learn walks without holding Python's lock
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(walk, starts))
         return total
 
-    def _leaves(self, x: np.ndarray, root: int) -> np.ndarray:
-        """The leaf that each row of `x` reaches from `root`: int32 `(n,)`."""
-        node = np.full(len(x), root, np.int32)
-        walking = np.arange(len(x)) if self.feature[root] >= 0 else np.arange(0)
-        while len(walking):
-            at = node[walking]
-            goes_left = x[walking, self.feature[at]] <= self.threshold[at]
-            at = np.where(goes_left, self.left[at], self.right[at])
-            node[walking] = at
-            walking = walking[self.feature[at] >= 0]
-        return node
+    @cached_property
+    def _walkers(self) -> list[tuple[Any, np.ndarray]]:
+        """Each tree as one that scikit-learn's compiled code walks, which looks at no index: these have been checked.
+        And the values of its nodes."""
+        from sklearn.tree._tree import NODE_DTYPE, Tree
+
+        width = int(self.feature.max(initial=0)) + 1
+        ends = np.append(self.root[1:], len(self.feature))
+        walkers = []
+        for start, end in zip(self.root, ends, strict=True):
+            feature = self.feature[start:end]
+            nodes = np.zeros(end - start, NODE_DTYPE)
+            inner = feature >= 0
+            nodes["left_child"] = np.where(inner, self.left[start:end] - start, -1)
+            nodes["right_child"] = np.where(inner, self.right[start:end] - start, -1)
+            nodes["feature"], nodes["threshold"] = np.where(inner, feature, -2), self.threshold[start:end]
+            tree = Tree(width, np.ones(1, np.intp), 1)
+            tree.__setstate__(
+                {
+                    "max_depth": len(nodes),
+                    "node_count": len(nodes),
+                    "nodes": nodes,
+                    "values": np.zeros((len(nodes), 1, 1)),
+                }
+            )
+            walkers.append((tree, self.value[start:end]))
+        return walkers

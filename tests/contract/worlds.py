@@ -58,7 +58,7 @@ def _tables(labels: list[int], seed: int, name: str) -> Batch:
         {
             "a": a - 8.0 * label,
             "b": a + rng.normal(0, 0.1, n) + 8.0 * label,
-            "c": rng.normal(5, 2, n) + 16.0 * label,
+            "c": rng.normal(5, 2, n) - 16.0 * label,
             "on": rng.integers(0, 2, n).astype(bool),
         }
     )

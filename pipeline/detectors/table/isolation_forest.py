@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge, Gt, Le
 
-from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
 from pipeline.parts.isolation import expected_path
+from pipeline.parts.rows import ablation, learned, must_be_fitted
 from pipeline.parts.trees import Trees
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -41,10 +41,7 @@ class IsolationForest:
         """Grow the trees on the normals of `train`. Raises DataError when there is none, or for infinity."""
         from sklearn.ensemble import IsolationForest as Forest
 
-        good = normals(train)
-        frame = pd.concat([batch.x for batch in good.batches(1 << 16)])
-        self.encoder_ = Columns().fit(frame)
-        x = self.encoder_.transform(frame)
+        self.encoder_, x = learned(normals(train))
         psi = min(self.rows, len(x))
         forest = Forest(
             n_estimators=self.trees, max_samples=psi, max_features=self.columns, random_state=self.seed
@@ -57,14 +54,22 @@ class IsolationForest:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)` in (0, 1). Raises DataError for other columns or infinity."""
-        self._check_fitted()
-        depths = self.trees_.total(self.encoder_.transform(batch.x))
+        must_be_fitted(self, "trees_", "table/isolation_forest")
+        return Scores(self._score(batch.x))
+
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        """How much lower the score is with one column at its median or commonest text, `(n, c)` (see `ablation`)."""
+        must_be_fitted(self, "trees_", "table/isolation_forest")
+        return ablation(self._score, self.encoder_, batch.x)
+
+    def _score(self, frame: pd.DataFrame) -> np.ndarray:
+        depths = self.trees_.total(self.encoder_.transform(frame))
         # One training row leaves nothing to cut: every row then counts as average, as in scikit-learn.
         relative = depths / self.scale_ if self.scale_ else np.ones_like(depths)
-        return Scores(2.0 ** -relative.astype(np.float32))
+        return 2.0 ** -relative.astype(np.float32)
 
     def state(self) -> State:
-        self._check_fitted()
+        must_be_fitted(self, "trees_", "table/isolation_forest")
         return State(self.trees_.arrays(), {"columns": self.encoder_.meta(), "scale": self.scale_})
 
     def from_state(self, state: State) -> Self:
@@ -74,18 +79,14 @@ class IsolationForest:
         self.history_ = []
         return self
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "trees_"):
-            raise NotFittedError("table/isolation_forest must be fitted before it scores")
-
 
 def _tree(tree: object, features: np.ndarray) -> dict[str, np.ndarray]:
     """One scikit-learn tree; a leaf's value is its depth plus c of the rows it holds (algorithm 3)."""
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     inner = left >= 0
     depth = np.zeros(len(left))
-    for node in np.flatnonzero(inner):  # children stand behind their parent
-        depth[[left[node], right[node]]] = depth[node] + 1
+    for _ in range(tree.max_depth):  # type: ignore[attr-defined]
+        depth[left[inner]] = depth[right[inner]] = depth[inner] + 1
     cut = tree.feature  # type: ignore[attr-defined]
     return {
         "feature": np.where(inner, features[np.where(inner, cut, 0)], -1),

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge
 
-from pipeline.errors import DataError, NotFittedError
+from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.nearest import Nearest
+from pipeline.parts.rows import by_column, drawn, learned, must_be_fitted
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
-
-BLOCK = 1 << 23  # distances held at a time (64 MB)
-SPARE = 8  # candidates beyond k, so that rounding in the fast search cannot lose a neighbour
 
 
 @dataclass
@@ -40,55 +39,48 @@ class KNN:
 
     def fit(self, train: Samples) -> Self:
         """Keep the normals of `train`. Raises DataError when there are fewer than k, or for infinity."""
-        good = normals(train)
-        frame = pd.concat([batch.x for batch in good.batches(1 << 16)])
-        self.encoder_ = Columns().fit(frame)
-        bank = self.encoder_.transform(frame)
-        if len(bank) > self.rows:
-            bank = bank[np.sort(np.random.default_rng(self.seed).choice(len(bank), self.rows, replace=False))]
+        self.encoder_, x = learned(normals(train))
+        bank = drawn(x, self.rows, self.seed)
         if len(bank) < self.neighbours:
             raise DataError(
                 f"table/knn.neighbours must be at most the number of normals it keeps, {len(bank)}, "
                 f"got {self.neighbours}"
             )
-        self.bank_ = bank
-        self.history_: list[dict[str, float]] = []
+        self._keep(bank)
         return self
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 distances `(n,)`. Raises DataError for other columns or infinity."""
-        self._check_fitted()
-        x = self.encoder_.transform(batch.x).astype(np.float64)
-        bank = self.bank_.astype(np.float64)
-        squares = (bank**2).sum(axis=1)
-        step = max(1, BLOCK // len(bank))
-        found = [self._distances(x[start : start + step], bank, squares) for start in range(0, len(x), step)]
-        near = np.concatenate(found) if found else np.zeros((0, self.neighbours))
+        must_be_fitted(self, "bank_", "table/knn")
+        near, _ = self._nearest.of(self.encoder_.transform(batch.x), self.neighbours)
         return Scores((near.mean(axis=1) if self.distance == "mean" else near[:, -1]).astype(np.float32))
 
-    def _distances(self, x: np.ndarray, bank: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """The distances of `x` (n, d) to its k nearest rows of `bank` (m, d), ascending: float64 `(n, k)`.
-
-        Candidates come from |b|^2 - 2xb, which rounds differently in blocks of different size; their distances
-        are then taken from the differences, so that the scores do not depend on the batch."""
-        count = min(self.neighbours + SPARE, len(bank))
-        rough = squares[None, :] - 2 * (x @ bank.T)
-        candidates = np.argpartition(rough, count - 1, axis=1)[:, :count]
-        exact = np.stack([((bank[candidates[:, j]] - x) ** 2).sum(axis=1) for j in range(count)], axis=1)
-        return np.sqrt(np.sort(exact, axis=1)[:, : self.neighbours])
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        """What each column adds to the score, `(n, c)`: a distance d is the sum of (x_j - b_j)^2 / d."""
+        must_be_fitted(self, "bank_", "table/knn")
+        x = self.encoder_.transform(batch.x)
+        near, place = self._nearest.of(x, self.neighbours)
+        if self.distance == "largest":
+            near, place = near[:, -1:], place[:, -1:]
+        parts = np.zeros(x.shape)
+        for distance, which in zip(near.T, place.T, strict=True):
+            apart = x.astype(np.float64) - self.bank_[which]
+            parts += apart**2 / np.where(distance > 0, distance, 1)[:, None]
+        return by_column(self.encoder_, parts / near.shape[1], batch.x)
 
     def state(self) -> State:
-        self._check_fitted()
+        must_be_fitted(self, "bank_", "table/knn")
         return State({"bank": self.bank_}, {"columns": self.encoder_.meta()})
 
     def from_state(self, state: State) -> Self:
         self.encoder_ = Columns().from_meta(state.meta["columns"])
-        self.bank_ = state.arrays["bank"]
-        if self.bank_.ndim != 2 or self.bank_.shape[1] != len(self.encoder_.features_):
-            raise DataError(f"bank must be (m, {len(self.encoder_.features_)}), got {self.bank_.shape}")
-        self.history_ = []
+        bank = state.arrays["bank"]
+        if bank.ndim != 2 or bank.shape[1] != len(self.encoder_.features_):
+            raise DataError(f"bank must be (m, {len(self.encoder_.features_)}), got {bank.shape}")
+        self._keep(bank)
         return self
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "bank_"):
-            raise NotFittedError("table/knn must be fitted before it scores")
+    def _keep(self, bank: np.ndarray) -> None:
+        self.bank_ = bank
+        self._nearest = Nearest(bank)
+        self.history_: list[dict[str, float]] = []

@@ -61,3 +61,12 @@ def test_refuses_trees_that_point_outside() -> None:
     spoiled[0] = 10**6
     with pytest.raises(DataError, match="trees must have their children behind them"):
         IsolationForest().from_state(State({**state.arrays, "left": spoiled}, state.meta))
+
+
+def test_explains_by_the_column_that_is_odd() -> None:
+    frame = mixed(200)
+    detector = IsolationForest(trees=50).fit(view(frame, [0] * 200))
+    found = detector.explain(batch(frame.iloc[:2].assign(b=[100.0, 900.0])))
+    assert list(found.columns) == list(frame.columns)
+    assert found.iloc[1].idxmax() == "b"
+    assert found["b"].iloc[1] > 0.05

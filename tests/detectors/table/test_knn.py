@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.detectors.table import knn
 from pipeline.detectors.table.knn import KNN
 from pipeline.errors import DataError, NotFittedError
 from tests.detectors.table.rows import batch, mixed, view
@@ -27,15 +26,16 @@ def test_by_hand(neighbours: int, distance: str, expected: list[float]) -> None:
     np.testing.assert_allclose(scores, np.array(expected) / np.sqrt(5), rtol=1e-6, atol=1e-9)
 
 
-def test_equals_brute_force_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_brute_force_and_explains_it() -> None:
     train, test = mixed(300), mixed(40, seed=1)
     detector = KNN(neighbours=7).fit(view(train, [0] * 300))
     whole = detector.score(batch(test)).sample
     bank, x = (detector.encoder_.transform(f).astype(np.float64) for f in (train, test))
     every = np.sqrt(((x[:, None, :] - bank[None, :, :]) ** 2).sum(axis=2))
     np.testing.assert_allclose(whole, np.sort(every, axis=1)[:, :7].mean(axis=1), rtol=1e-6)
-    monkeypatch.setattr(knn, "BLOCK", 900)  # three rows at a time
-    np.testing.assert_array_equal(detector.score(batch(test)).sample, whole)
+    parts = detector.explain(batch(test))  # of the scores, by column
+    assert list(parts.columns) == list(train.columns)
+    np.testing.assert_allclose(parts.sum(axis=1), whole, rtol=1e-5)
 
 
 def test_a_trained_row_has_no_distance_to_itself() -> None:
