@@ -45,7 +45,7 @@ def test_scores_by_hand_and_their_parts(detector: ECOD | COPOD, expected: np.nda
 @pytest.mark.parametrize("cls", [ECOD, COPOD])
 def test_refuses_a_state_of_other_columns(cls: type[ECOD] | type[COPOD]) -> None:
     state = cls(rows=20).fit(view(mixed(50), [0] * 50)).state()
-    assert state.arrays["sorted"].shape == (20, 7)
-    state.arrays["sorted"] = state.arrays["sorted"][:, :3]
-    with pytest.raises(DataError, match=r"sorted columns must be \(m, 7\), got \(20, 3\)"):
+    assert state.arrays["sorted"].shape == (7, 20)
+    state.arrays["sorted"] = state.arrays["sorted"][:3]
+    with pytest.raises(DataError, match=r"sorted columns must be \(7, m\), got \(3, 20\)"):
         cls().from_state(state)
