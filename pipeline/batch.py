@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from pipeline import recalibration, sources, threshold, tracking
+from pipeline import explanation, recalibration, sources, threshold, tracking
 from pipeline.errors import DataError, ModelError, RegistryError
 from pipeline.files import link, scratch_folder, whole_folder, write_json
 from pipeline.model import Model
@@ -29,10 +29,11 @@ PICTURES = 50  # alarms that are drawn, the worst first
 def score_batch(params: Params, line: Path, source: str | None = None) -> dict[str, Any]:
     """Score `source` (by default the one of `params.score`, seen from the folder `line`) with the champion.
 
-    Writes `scores/BATCH/` in `line`: scores.parquet (id, score, p_value, decision, model_name, model_version,
-    data_hash; with a shadow its score, p_value and decision), alarms/ with pictures, quarantine/ with reasons,
-    report.json, which is returned with the folder's name as `folder`. Thresholds are those that the version was last
-    given. Raises RegistryError when there is no champion, DataError when the source cannot be read."""
+    Writes `scores/BATCH/` in `line`: scores.parquet (id, score, p_value, decision, in tables `because` of alarms, see
+    explanation.py, model_name, model_version, data_hash; with a shadow its score, p_value and decision), alarms/ with
+    pictures, quarantine/ with reasons, report.json, which is returned with the folder's name as `folder`. Thresholds
+    are those that the version was last given. Raises RegistryError when there is no champion, DataError when the
+    source cannot be read."""
     name = params.promote.name
     registry = tracking.connect()
     champion = registry.alias(name, "champion")
@@ -98,7 +99,8 @@ def _scores(model: Model, samples: Samples, score: Score) -> pd.DataFrame:
         spared = "accept" if model.calibration.thresholds["review"] is None else "review"
         before = scores["decision"].to_numpy(object)
         scores["decision"] = np.where(alarm, "reject", np.where(before == "reject", spared, before)).astype(str)
-    return scores
+    why = explanation.because(model.stored.detector, samples, (scores["decision"] == "reject").to_numpy())
+    return scores if why is None else scores.assign(because=why)
 
 
 def _shadowed(registry: Registry, shadow: Version, scores: pd.DataFrame, work: Path, size: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, group_metrics, metrics, scoring
+from pipeline import explanation, figures, group_metrics, metrics, scoring
 from pipeline.errors import DataError
 from pipeline.files import write_json
 from pipeline.model import groups
@@ -32,9 +32,9 @@ def evaluate(
     """Score `samples`, write the report into the folder `out`, and return what its metrics.json holds.
 
     The report: `metrics.json` (flat; a metric that is not defined for these samples is absent), `scores.parquet`
-    (id, label, defect, score, p_value, decision), `roc.csv`, `pr.csv`, `histogram.csv` and a PNG of each, and
-    `overlays/` with the highest-scored normals and the lowest-scored anomalies. Equal input, equal bytes.
-    Raises DataError when there is nothing to score.
+    (id, label, defect, score, p_value, decision; `because` where the detector can tell, see explanation.py),
+    `roc.csv`, `pr.csv`, `histogram.csv` and a PNG of each, and `overlays/` with the highest-scored normals and the
+    lowest-scored anomalies. Equal input, equal bytes. Raises DataError when there is nothing to score.
     """
     if len(samples) == 0:
         raise DataError(
@@ -52,8 +52,9 @@ def evaluate(
             "decision": calibration.decide(scored.scores.sample, of),
         }
     )
-    table.to_parquet(out / "scores.parquet", index=False)
     alarms = calibration.alarms(of, len(table))
+    why = explanation.because(detector, samples, table["score"].to_numpy() > alarms)
+    (table if why is None else table.assign(because=why)).to_parquet(out / "scores.parquet", index=False)
     found = _metrics(table, alarms, calibration) | _local(scored, modality) | _severity(table, samples)
     found |= _groups(table, samples, alarms, calibration) | _sensitive(table, samples, alarms)
     found = {name: found[name] for name in sorted(found)}
@@ -75,6 +76,7 @@ def _metrics(table: pd.DataFrame, alarms: np.ndarray, calibration: Calibration) 
         "promised_false_alarm_rate": calibration.promised_false_alarms,
         "promised_escape_rate": calibration.promised_escapes,
         "review_share": float((table["decision"] == "review").mean()),
+        "alarm_rate": float((table["decision"] == "reject").mean()),
         **metrics.decision_metrics(label, scores, alarm),
     }
     for name, rates in metrics.per_defect(known["defect"].to_numpy(), label, scores, alarm).items():

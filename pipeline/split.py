@@ -11,7 +11,7 @@ steps, and linked samples stay together:
 - `groups: normals` links groups among normals and among anomalies only, for data in which nearly every item
   has a defect somewhere. Identical content is always linked.
 - Samples of unknown label are part of nothing (`unused`): detectors learn from labels 0 and 1, the promise
-  needs normals, metrics need labels.
+  needs normals, metrics need labels. Where not one sample is labelled normal, they stand for the normals.
 
 A split column of the data is respected for every sample, unknown ones too; where it links parts, that is an
 error. If it has no calibration samples, calibration normals come out of its training normals. The shares of the
@@ -30,6 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.errors import DataError
 from pipeline.params import Split
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN
+from pipeline.samples import presumed_normal
 
 GIVEN = {
     "train": "train",
@@ -50,6 +51,7 @@ def assign(manifest: pd.DataFrame, split: Split) -> pd.DataFrame:
     if len(repeated):
         raise DataError(f"the manifest's ids must be unique, got {_some(repeated)} more than once")
     rows = manifest.sort_values("id", ignore_index=True)
+    rows["label"] = np.where(presumed_normal(rows["label"].to_numpy()), NORMAL, rows["label"])
     keys = _keys(rows, split)
     linked = _link(keys)
     given = _text(rows["split"])

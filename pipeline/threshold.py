@@ -29,13 +29,15 @@ Thresholds = dict[str, float | None]
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Calibration scores float32 `(n,)` of normals and of labelled anomalies, and the values of the column that tells
-    them apart, where thresholds go by one; `degrees` as in `rules.conformal.Known`."""
+    them apart, where thresholds go by one; `degrees` as in `rules.conformal.Known`. `presumed`: the normals are samples
+    of unknown label, none being labelled normal."""
 
     normals: np.ndarray
     anomalies: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     normals_of: Sequence[str] | None = None
     anomalies_of: Sequence[str] | None = None
     degrees: tuple[int, ...] = ()
+    presumed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,8 @@ class Calibration:
         for name in ("normals", "anomalies"):
             known[name] = known[name].astype(np.float64).tolist()
             known[f"{name}_of"] = None if known[f"{name}_of"] is None else list(known[f"{name}_of"])
+        if not self.known.presumed:  # as files had it before there was such a thing
+            del known["presumed"]
         return {**vars(self), "plan": self.plan.section(), "known": known, "says": self.says()}
 
     @classmethod
@@ -138,6 +142,8 @@ class Calibration:
             said += f"; by {self.plan.by}, alarm above {listed}" if listed else ""
             listed = ", ".join(f"{value} ({count} normals)" for value, count in self.fallen_back.items())
             said += f"; too few for their own, so judged by all together: {listed}" if listed else ""
+        if self.known.presumed:
+            said += "; unlabelled samples stand for the normals: anomalies among them raise the threshold"
         return said + (" (all calibration scores are equal)" if len(self.scores) and np.ptp(self.scores) == 0 else "")
 
 
@@ -217,7 +223,7 @@ def _thresholds(plan: Plan, known: Known, where: str) -> tuple[Thresholds, Found
 
 def _sorted(known: Scored, by: str | None) -> Scored:
     """Finite float32 scores in rising order, with their groups where `by` asks for them."""
-    found: dict[str, Any] = {"degrees": tuple(known.degrees)}
+    found: dict[str, Any] = {"degrees": tuple(known.degrees), "presumed": known.presumed}
     for name in ("normals", "anomalies"):
         with np.errstate(over="ignore"):
             scores = np.asarray(getattr(known, name), np.float32).ravel()

@@ -39,8 +39,14 @@ def test_a_batch_is_scored_as_the_trained_model_does(ready: Path) -> None:
     assert folder.parent == ready / "scores"
     scores = pd.read_parquet(folder / "scores.parquet")
     assert scores.columns.tolist() == [
-        *("id", "score", "p_value", "decision", "model_name", "model_version", "data_hash")
+        *("id", "score", "p_value", "decision", "because", "model_name", "model_version", "data_hash")
     ]
+    told = scores["because"] != ""
+    assert (told == (scores["decision"] == "reject")).all()
+    assert told.any()
+    assert all(
+        {"column", "value", "adds"} == set(part) for text in scores["because"][told] for part in json.loads(text)
+    )
     assert set(scores["model_name"]) == {"parts"}
     assert set(scores["model_version"]) == {1}
     assert set(scores["data_hash"]) == {report["data_hash"]}

@@ -207,7 +207,7 @@ def test_only_samples_of_unknown_label_are_scored_and_listed(part, calibration, 
     unknown = part[part["label"] == -1].assign(group="g", sensitive="x", severity=1.0)
     found, modality = run(unknown, calibration, tmp_path / "out")
     counts = dict.fromkeys(["n_normal", "n_anomalous", "false_alarms", "escapes"], 0)
-    assert found == {**counts, "promised_false_alarm_rate": 0.1, "review_share": 0.0}
+    assert found == {**counts, "promised_false_alarm_rate": 0.1, "review_share": 0.0, "alarm_rate": 0.5}
     listed = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert listed["decision"].tolist() == ["accept", "reject"]
     assert modality.drawn == {}

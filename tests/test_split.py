@@ -237,8 +237,16 @@ def test_an_unknown_or_missing_split_value_is_refused(value: str | None, came: s
 
 
 def test_no_normals_at_all() -> None:
-    with pytest.raises(DataError, match="no normal samples to train: of 0 normal, 3 anomalous and 2 unlabelled"):
-        assign(manifest([1, 1, 1, -1, -1]), Split())
+    with pytest.raises(DataError, match="no normal samples to train: of 0 normal, 3 anomalous and 0 unlabelled"):
+        assign(manifest([1, 1, 1]), Split())
+
+
+def test_unlabelled_samples_stand_for_normals_where_none_is_labelled() -> None:
+    rows = manifest([-1] * 20 + [1] * 4)
+    as_normals = assign(rows.assign(label=[0] * 20 + [1] * 4), Split())
+    pd.testing.assert_frame_equal(assign(rows, Split()), as_normals)
+    mixed = assign(rows.assign(label=[0] * 10 + [-1] * 10 + [1] * 4), Split())
+    assert (mixed["part"] == "unused").sum() == 10
 
 
 def test_too_few_normals_to_calibrate() -> None:

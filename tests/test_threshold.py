@@ -372,3 +372,12 @@ def test_a_group_keeps_its_promise_that_thresholds_of_all_together_break() -> No
         rates["together"].append((decide(fresh, found.thresholds) == "reject")[of == "b"].mean())
     assert np.mean(rates["own"]) <= 0.1 + 3 * np.std(rates["own"]) / 200**0.5
     assert np.mean(rates["together"]) > 0.4
+
+
+def test_unlabelled_normals_are_told_and_kept() -> None:
+    known = Scored(np.arange(100, dtype=np.float32), presumed=True)
+    found = threshold.calibrate(Plan(FalseAlarmRate(0.1)), known, MODEL)
+    assert "unlabelled samples stand for the normals" in found.says()
+    again = Calibration.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.known.presumed
+    assert "presumed" not in threshold.calibrate(found.plan, Scored(known.normals), MODEL).to_json()["known"]
