@@ -6,8 +6,8 @@
 Over every .npz of the folder (X, y), as ADBench does: 70 % of the rows, stratified, to learn from, without labels, the
 others to be judged; AUROC and average precision of raw scores, one per seed. With `--labels` that share of the
 training part's anomalies, one at least, is labelled; all other rows stay unlabelled. One JSON line per detector and
-set, measured in a process of its own: `seconds` is the median over the seeds of fit and scoring the test together, after a
-warm-up; `peak_mb` is the process's, `warm_mb` after that warm-up.
+set, measured in a process of its own: `seconds` is the median over the seeds of fit and scoring the test together,
+after a warm-up; `peak_mb` is the process's, `warm_mb` after that warm-up.
 
 The peer gets what our encoder makes of the rows (standardised columns), and the settings of ours. Its `fit` also scores
 the training rows, which is part of PyOD's way. It needs the extra `bench`.

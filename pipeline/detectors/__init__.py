@@ -15,4 +15,8 @@ TABLE = {
     "table/copod": "COPOD",
     "table/hbos": "HBOS",
     "table/smote_classifier": "SmoteClassifier",
+    "table/pca": "PCA",
+    "table/mahalanobis": "Mahalanobis",
+    "table/one_class_svm": "OneClassSVM",
+    "table/extended_isolation_forest": "ExtendedIsolationForest",
 }

@@ -23,7 +23,8 @@ class Table:
     """Options of the `dataset` section for `kind: table`.
 
     A column named here is no feature. Batches to score may lack all of them; a dataset to train on that lacks a
-    named one fails validation. Missing values are allowed in features: the detectors' encoder fills them."""
+    named one fails validation, but for the label: without one all rows are of unknown label. Missing values are
+    allowed in features: the detectors' encoder fills them."""
 
     label: str | None = "label"
     """Column with 0 (normal), 1 (anomalous), -1 or nothing (unknown), or false and true; null for none."""
@@ -40,9 +41,13 @@ class Table:
     severity: str | None = None
     """Column with a number for how bad an anomaly is."""
     time: str | None = None
-    """Column with dates (ISO 8601), or seconds since 1970."""
+    """Column with dates (ISO 8601), or seconds since 1970. When a row was recorded belongs here: as a feature, each
+    later batch would look odd."""
     split: str | None = None
     """Column with the part (train, calibrate, test) that each row is meant for."""
+    sensitive: str | None = None
+    """Column that must not decide, such as sex or site: evaluation compares false alarms by its values, and
+    `calibrate.by: sensitive` gives each value thresholds of its own."""
     drop: list[str] = field(default_factory=list)
     """Columns to leave out."""
     min_normals: Annotated[int, Ge(1)] = 8
@@ -95,7 +100,8 @@ class Table:
     def from_frame(self, frame: pd.DataFrame) -> Samples:
         """Rows of unknown label; a column of ids is honoured, other named columns are left out.
 
-        Raises DataError for a column that is neither numbers nor booleans nor texts, or a name that comes twice."""
+        Raises DataError for a column of other things than numbers, booleans, texts and dates, or a name that comes
+        twice."""
         frame = frame.set_axis(names(frame), axis=1).reset_index(drop=True)
         name = self.id or "id"
         ids = texts(frame[name]) if name in frame else [row_id(number + 1) for number in range(len(frame))]
@@ -103,7 +109,7 @@ class Table:
         wanted = [column for column in frame.columns if column not in used]
         features = pd.DataFrame({c: table_files.feature(frame[c], False)[0] for c in wanted}, index=frame.index)
         given = {"id": ids, "sha256": table_files.content(features), "label": UNKNOWN}
-        for role in ("group", "category"):
+        for role in ("group", "category", "sensitive"):
             if self._roles().get(role) in frame:
                 given[role] = texts(frame[self._roles()[role]])
         return View(typed(given, len(frame)), lambda some: _batch(some, features.iloc[some["row"].to_numpy()]))

@@ -1,7 +1,10 @@
 """The encoder of a table: a DataFrame in, a float32 matrix out, always with the columns it was fitted on.
 
 Numbers are standardised and missing ones replaced by the median; booleans become 0 and 1; texts become one
-column per value seen in `fit` (one-hot), all zeros for a missing value or one never seen.
+column per value seen in `fit` (one-hot), all zeros for a missing value or one never seen; free texts become a few
+numbers (see free_texts.py), all zeros for a missing one; dates become days, time of day and day of the week (see
+times.py). A missing value is never odd by itself: a column that tells whether there was one is for the source to add.
+(Such columns for all were tried: they drown the others when values are missing at random.)
 """
 
 from typing import Any, Self
@@ -11,29 +14,38 @@ import pandas as pd
 from pandas.api import types
 
 from pipeline.errors import DataError, NotFittedError
+from pipeline.parts import free_texts, times
+from pipeline.parts.free_texts import MOST_TEXTS
+from pipeline.parts.standard import moments
 
-NUMBER, BOOLEAN, TEXT = "number", "boolean", "text"
-MOST_TEXTS = 1000  # values of one text column; more than that is an identifier, not a category
+NUMBER, BOOLEAN, TEXT, FREE, TIME = "number", "boolean", "text", "free text", "time"
 
 
 def kind(column: pd.Series) -> str | None:
-    """`number`, `boolean` or `text`; None for a column in which every value is missing.
+    """`number`, `boolean`, `text` (a category or free text) or `time`; None for a column in which every value is
+    missing.
 
-    Raises DataError for anything else, such as dates or lists."""
+    Raises DataError for anything else, such as lists, or texts among numbers."""
     dtype = column.dtype
     if types.is_bool_dtype(dtype):
         return BOOLEAN
     if types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype):
         return None if column.isna().all() else NUMBER
+    if not column.notna().any():
+        return None
+    if isinstance(dtype, pd.StringDtype):
+        return TEXT
     values = column.cat.categories if isinstance(dtype, pd.CategoricalDtype) else column
     inferred = types.infer_dtype(values, skipna=True)
     if inferred in {"string", "empty"}:
-        return TEXT if column.notna().any() else None
+        return TEXT
     if inferred == "boolean":
         return BOOLEAN
     if inferred in {"integer", "floating", "mixed-integer-float", "decimal"}:
         return NUMBER
-    raise DataError(f"column {column.name!r} must hold numbers, booleans or texts, got {inferred} values")
+    if inferred in {"datetime64", "datetime", "date"}:
+        return TIME
+    raise DataError(f"column {column.name!r} must hold numbers, booleans, texts or dates, got {inferred} values")
 
 
 def names(frame: pd.DataFrame) -> list[str]:
@@ -55,51 +67,24 @@ def _numbers(column: pd.Series, name: str) -> np.ndarray:
     return numbers
 
 
-def _texts(column: pd.Series) -> np.ndarray:
-    """object `(n,)` of str, None for missing values."""
-    return column.astype(object).where(column.notna(), None).to_numpy()
-
-
 class Columns:
     """The encoder of one table's columns. `features_` names the k columns of its matrix."""
 
     def fit(self, frame: pd.DataFrame) -> Self:
         """Learn kinds, medians, means, deviations and texts of `frame` (n, d).
 
-        Raises DataError for no rows, no columns, names that come twice, infinity, or what has no kind."""
+        Raises DataError for no rows, no columns, names that come twice, infinity, identifiers, or what has no kind."""
         if not len(frame) or not len(frame.columns):
             raise DataError(f"a table needs at least one row and one column to learn from, got {frame.shape}")
-        learned: list[dict[str, Any]] = []
-        for position, name in enumerate(names(frame)):
-            column = frame.iloc[:, position]
-            found = kind(column) or NUMBER
-            if found == TEXT:
-                levels = sorted(set(_texts(column)) - {None})
-                if len(levels) > MOST_TEXTS:
-                    raise DataError(
-                        f"column {name!r} must hold at most {MOST_TEXTS} different texts to be a category, got "
-                        f"{len(levels)}; name it in dataset.drop"
-                    )
-                commonest = column.astype("str")[column.notna()].mode().iloc[0]
-                learned.append({"name": name, "kind": found, "levels": levels, "typical": commonest})
-                continue
-            numbers = _numbers(column, name)
-            known = numbers[~np.isnan(numbers)]
-            median = float(np.median(known)) if len(known) else 0.0
-            filled = np.where(np.isnan(numbers), median, numbers)
-            mean, deviation = (0.0, 1.0) if found == BOOLEAN else _moments(filled)
-            learned.append({"name": name, "kind": found, "median": median, "mean": mean, "deviation": deviation})
-        self.columns_ = learned
+        listed = names(frame)
+        self.columns_ = [_learn(frame.iloc[:, position], name) for position, name in enumerate(listed)]
         return self
 
     @property
     def features_(self) -> list[str]:
-        """The names of the k encoded columns: `name`, or `name=text` for one-hot ones."""
-        return [
-            feature
-            for c in self._fitted()
-            for feature in ([f"{c['name']}={level}" for level in c["levels"]] if c["kind"] == TEXT else [c["name"]])
-        ]
+        """The names of the k encoded columns: `name`, `name=text` for one-hot ones, `name:part` for dates and free
+        texts."""
+        return [feature for c in self._fitted() for feature in _features(c)]
 
     @property
     def names_(self) -> list[str]:
@@ -109,14 +94,15 @@ class Columns:
     @property
     def owners_(self) -> np.ndarray:
         """Which of the c columns each of the k encoded ones belongs to: int `(k,)`."""
-        widths = [len(c["levels"]) if c["kind"] == TEXT else 1 for c in self._fitted()]
+        widths = [len(_features(c)) for c in self._fitted()]
         return np.repeat(np.arange(len(widths)), widths)
 
     @property
-    def typical_(self) -> dict[str, float | bool | str]:
-        """A value of each column that nothing is odd about: the median of training, or its commonest text."""
-        of = {TEXT: lambda c: c["typical"], BOOLEAN: lambda c: c["median"] > 0.5, NUMBER: lambda c: c["median"]}
-        return {c["name"]: of[c["kind"]](c) for c in self._fitted()}
+    def typical_(self) -> dict[str, float | bool | str | pd.Timestamp]:
+        """A value of each column that nothing is odd about: the median of training, its commonest text, or the free
+        text nearest to the middle of all."""
+        of = {NUMBER: lambda c: c["median"], BOOLEAN: lambda c: c["median"] > 0.5, TIME: times.typical}
+        return {c["name"]: of[c["kind"]](c) if c["kind"] in of else c["typical"] for c in self._fitted()}
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
         """float32 `(n, k)`; the frame's columns may come in any order.
@@ -130,26 +116,11 @@ class Columns:
         if extra := sorted(set(came) - set(wanted)):
             raise DataError(f"column {extra[0]!r} is unknown; the model was trained on {', '.join(wanted)}")
         places = {name: position for position, name in enumerate(came)}
-        encoded = [self._encode(frame.iloc[:, places[c["name"]]], c) for c in learned]
-        return np.concatenate(encoded, axis=1) if encoded else np.zeros((len(frame), 0), np.float32)
-
-    def _encode(self, column: pd.Series, learned: dict[str, Any]) -> np.ndarray:
-        """float32 `(n, levels)` or `(n, 1)`."""
-        name, wanted, came = learned["name"], learned["kind"], kind(column)
-        whole = types.is_integer_dtype(column.dtype)  # codes that look like numbers in one batch are texts still
-        if came not in {wanted, None} and not (wanted == TEXT and whole):
-            raise DataError(f"column {name!r} must hold {wanted}s as in training, got {came}s")
-        if wanted == TEXT:
-            texts = np.array([None if text is None else str(text) for text in _texts(column)], dtype=object)
-            return (texts[:, None] == np.array(learned["levels"], dtype=object)[None, :]).astype(np.float32)
-        numbers = _numbers(column, name)
-        filled = np.where(np.isnan(numbers), learned["median"], numbers)
-        scaled = (filled - learned["mean"]) / learned["deviation"]
-        with np.errstate(over="ignore"):
-            narrow = scaled.astype(np.float32)
-        if not np.isfinite(narrow).all():
-            raise DataError(f"column {name!r} holds a number too far from training to compute with")
-        return narrow[:, None]
+        ends = np.cumsum([len(_features(c)) for c in learned])
+        encoded = np.empty((len(frame), ends[-1] if len(ends) else 0), np.float32)
+        for c, start, end in zip(learned, [0, *ends], ends, strict=False):
+            _encode(frame.iloc[:, places[c["name"]]], c, encoded[:, start:end])
+        return encoded
 
     def _fitted(self) -> list[dict[str, Any]]:
         if not hasattr(self, "columns_"):
@@ -166,10 +137,74 @@ class Columns:
         return self
 
 
-def _moments(numbers: np.ndarray) -> tuple[float, float]:
-    """Mean and deviation; deviation 1 for a constant column. Scaled by the largest value, so that none overflows."""
-    largest = float(np.abs(numbers).max())
-    if largest == 0 or numbers.min() == numbers.max():
-        return float(numbers[0]), 1.0
-    unit = numbers / largest
-    return float(unit.mean() * largest), float(unit.std() * largest) or 1.0
+def _learn(column: pd.Series, name: str) -> dict[str, Any]:
+    """All that is kept of one column, as plain JSON values."""
+    found = kind(column) or NUMBER
+    if found == TEXT:
+        return {"name": name, **_learn_texts(column, name)}
+    if found == TIME:
+        return {"name": name, "kind": found, **times.learn(column)}
+    numbers = _numbers(column, name)
+    known = numbers[~np.isnan(numbers)]
+    median = float(np.median(known)) if len(known) else 0.0
+    filled = np.where(np.isnan(numbers), median, numbers)
+    mean, deviation = (0.0, 1.0) if found == BOOLEAN else moments(filled)
+    return {"name": name, "kind": found, "median": median, "mean": mean, "deviation": deviation}
+
+
+def _learn_texts(column: pd.Series, name: str) -> dict[str, Any]:
+    codes, texts = free_texts.split(column)
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    found = free_texts.role(texts, int(counts.sum()))
+    if found == "identifier":
+        raise DataError(
+            f"column {name!r} must hold at most {MOST_TEXTS} different texts to be a category, got {len(texts)}, nearly"
+            " one for each row: an identifier tells nothing; name it in dataset.drop"
+        )
+    if found == "free text":
+        return {"kind": FREE, **free_texts.learn(codes, texts)}
+    commonest = min(text for text, count in zip(texts, counts, strict=True) if count == counts.max())
+    return {"kind": TEXT, "levels": sorted(texts), "typical": commonest}
+
+
+def _features(learned: dict[str, Any]) -> list[str]:
+    """The encoded columns of one column."""
+    if learned["kind"] == TEXT:
+        return [f"{learned['name']}={level}" for level in learned["levels"]]
+    parts = {FREE: free_texts.names, TIME: times.names}
+    return parts[learned["kind"]](learned) if learned["kind"] in parts else [learned["name"]]
+
+
+def _encode(column: pd.Series, learned: dict[str, Any], out: np.ndarray) -> None:
+    """Fill `out`, float32 (n, features of this column). Raises DataError for another kind, or numbers too large."""
+    name, wanted, came = learned["name"], learned["kind"], kind(column)
+    if wanted == TIME and came == TEXT and (read := times.written(column)) is not None:
+        column, came = read, TIME  # dates come as texts where a batch comes as JSON
+    whole = types.is_integer_dtype(column.dtype)  # codes that look like numbers in one batch are texts still
+    fits = came in {wanted, None} or (wanted == FREE and came == TEXT) or (wanted == TEXT and whole)
+    if not fits:
+        raise DataError(f"column {name!r} must hold {wanted}s as in training, got {came}s")
+    if wanted == TEXT:
+        _one_hot(column, learned["levels"], out)
+        return
+    with np.errstate(over="ignore"):
+        if wanted == FREE:
+            out[:] = free_texts.encode(*free_texts.split(column), learned)
+        elif wanted == TIME:
+            out[:] = times.encode(column, learned)
+        else:
+            numbers = _numbers(column, name)
+            filled = np.where(np.isnan(numbers), learned["median"], numbers)
+            out[:, 0] = (filled - learned["mean"]) / learned["deviation"]
+    if not np.isfinite(out).all():
+        raise DataError(f"column {name!r} holds a number too far from training to compute with")
+
+
+def _one_hot(column: pd.Series, levels: list[str], out: np.ndarray) -> None:
+    """1 in the column of each row's level; nothing for a missing value or one that is no level."""
+    codes, texts = free_texts.split(column)
+    place = {level: position for position, level in enumerate(levels)}
+    chosen = np.array([*(place.get(text, -1) for text in texts), -1])[codes]
+    rows = np.flatnonzero(chosen >= 0)
+    out[:] = 0
+    out[rows, chosen[rows]] = 1

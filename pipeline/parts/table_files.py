@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from pandas.api import types
 
 from pipeline.errors import DataError
-from pipeline.parts.columns import BOOLEAN, NUMBER, kind
+from pipeline.parts import times
+from pipeline.parts.columns import BOOLEAN, NUMBER, TIME, kind
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")  # texts of a CSV file that stand for a missing value
@@ -148,8 +149,9 @@ def _npz(path: Path, label: str) -> Raw:
 def feature(column: pd.Series, texts: bool) -> tuple[pd.Series, np.ndarray]:
     """A column with its type, and the rows, bool `(n,)`, whose text does not fit into it.
 
-    Numbers become float64, or stay integers where none is missing; booleans stay; texts become categories. A CSV
-    column holds numbers when more than half of its values are numbers, booleans when all are `true` or `false`."""
+    Numbers become float64, or stay integers where none is missing; booleans stay; dates become those of UTC; texts
+    become categories. A CSV column holds numbers when more than half of its values are numbers, booleans when all are
+    `true` or `false`, dates when all are dates in ISO 8601."""
     none = np.zeros(len(column), bool)
     if not texts:
         found = kind(column)
@@ -157,6 +159,8 @@ def feature(column: pd.Series, texts: bool) -> tuple[pd.Series, np.ndarray]:
             return column.astype(column.dtype.name.lower()), none
         if found == BOOLEAN:
             return column.astype("boolean" if column.isna().any() else "bool"), none
+        if found == TIME:
+            return times.dates(column), none
         if found in {NUMBER, None}:
             return pd.Series(column.to_numpy(np.float64, na_value=np.nan), name=column.name), none
         return _category(column), none
@@ -174,6 +178,8 @@ def feature(column: pd.Series, texts: bool) -> tuple[pd.Series, np.ndarray]:
     if lowered <= {"true", "false"}:
         booleans = pc.equal(pc.utf8_lower(value), "true").to_pandas()
         return booleans.astype("boolean" if missing.any() else "bool"), none
+    if (dates := times.written(value.to_pandas())) is not None:
+        return dates, none
     numbers = pd.to_numeric(value.to_pandas(), errors="coerce").to_numpy(np.float64)
     bad = np.isnan(numbers) & ~missing
     if bad.sum() * 2 < (~missing).sum():
@@ -202,11 +208,13 @@ def content(frame: pd.DataFrame) -> list[str]:
 
 
 def _bytes(column: pd.Series) -> np.ndarray:
-    """uint8 `(n, 8)` of a column of numbers or booleans, `(n, 16)` of texts."""
+    """uint8 `(n, 8)` of a column of numbers, booleans or dates, `(n, 16)` of texts."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         texts = [hashlib.sha256(str(text).encode()).digest()[:16] for text in column.cat.categories]
         table = np.frombuffer(b"".join([*texts, bytes(16)]), np.uint8).reshape(-1, 16)
         return table[column.cat.codes.to_numpy()]
+    if types.is_datetime64_any_dtype(column.dtype):
+        return times.microseconds(column).astype("<i8")[:, None].view(np.uint8)
     values = column.to_numpy(np.float64, na_value=np.nan) + 0.0  # -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan
     return values.astype("<f8")[:, None].view(np.uint8)

@@ -24,7 +24,8 @@ COLUMNS = {
     "split": "str",
     "row": "int64",  # position in table.parquet, from 0
 }
-ROLES = tuple(role for role in COLUMNS if role not in ("sha256", "row"))
+SENSITIVE = "sensitive"  # a text behind the others, in manifests of datasets that declare such a column
+ROLES = (*(role for role in COLUMNS if role not in ("sha256", "row")), SENSITIVE)
 LABELS = {"0": NORMAL, "false": NORMAL, "1": ANOMALOUS, "true": ANOMALOUS, "-1": UNKNOWN, "": UNKNOWN}
 
 
@@ -51,13 +52,15 @@ def row_id(number: int) -> str:
 
 
 def typed(given: Mapping[str, Any], n: int) -> pd.DataFrame:
-    """n manifest rows with COLUMNS and their types; what is not given is empty, `row` counts."""
-    frame = pd.DataFrame({"row": np.arange(n), **given}, columns=list(COLUMNS), index=range(n))
-    for name, dtype in COLUMNS.items():
+    """n manifest rows with COLUMNS, and SENSITIVE where given, and their types; what is not given is empty, `row`
+    counts."""
+    columns = COLUMNS | ({SENSITIVE: "str"} if SENSITIVE in given else {})
+    frame = pd.DataFrame({"row": np.arange(n), **given}, columns=list(columns), index=range(n))
+    for name, dtype in columns.items():
         if dtype == "str":
             frame[name] = frame[name].astype("str").fillna("")
     frame["time"] = pd.to_datetime(frame["time"], utc=True)
-    return frame.astype(COLUMNS)
+    return frame.astype(columns)
 
 
 def texts(column: pd.Series) -> pd.Series:
@@ -93,6 +96,8 @@ def annotations(raw: Raw, roles: Mapping[str, str], anomalous: list[str], bad: R
         time = _times(given["time"], rows["time"])
         bad.values(time.isna() & (rows["time"] != ""), given["time"], "dates or seconds since 1970")
         rows["time"] = time
+    if SENSITIVE in roles and SENSITIVE not in given:
+        rows[SENSITIVE] = ""  # declared, so validation must find that it is absent
     return rows
 
 

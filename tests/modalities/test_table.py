@@ -12,7 +12,9 @@ from pipeline.detectors.table.isolation_forest import IsolationForest
 from pipeline.errors import DataError
 from pipeline.files import sha256
 from pipeline.modalities.table import Table
-from pipeline.parts.table_checks import gives_away
+from pipeline.parts.columns import MOST_TEXTS, Columns
+from pipeline.parts.table_checks import gives_away, identifies
+from pipeline.parts.table_files import feature
 from pipeline.protocols import MANIFEST, Batch, Ingested, Scores
 from pipeline.samples import read_manifest
 
@@ -204,11 +206,53 @@ def test_npz_and_parquet(tmp_path: Path) -> None:
         "t": "category",
         "m": "boolean",
     }
-    frame.assign(when=pd.Timestamp("2024-01-01")).to_parquet(tmp_path / "dates.parquet")
+    frame.assign(when=pd.Timedelta("1h")).to_parquet(tmp_path / "spans.parquet")
     with pytest.raises(
-        DataError, match=r"column 'when' must hold numbers.* \(dates.parquet\); name it in dataset.drop"
+        DataError, match=r"column 'when' must hold numbers.* \(spans.parquet\); name it in dataset.drop"
     ):
-        read(tmp_path / "dates.parquet", Table(), tmp_path / "dates")
+        read(tmp_path / "spans.parquet", Table(), tmp_path / "spans")
+
+
+DATES = """label,when,where,almost
+0,2024-01-02,x,2024-01-02
+0,2024-01-02T03:04:05+02:00,y,soon
+0,,x,2024-01-03
+"""
+
+
+def test_dates_are_of_utc_where_all_texts_of_a_column_are_dates(csv) -> None:
+    got = csv(DATES)
+    dates = [pd.Timestamp("2024-01-02", tz="UTC"), pd.Timestamp("2024-01-02T01:04:05Z"), pd.NaT]
+    assert got.table["when"].tolist() == dates
+    assert got.table["when"].dtype == "datetime64[us, UTC]"
+    assert got.table["almost"].dtype == "category"
+    same = csv(DATES.replace("2024-01-02T03:04:05+02:00", "2024-01-02T01:04:05Z")).found.manifest["sha256"]
+    assert got.found.manifest["sha256"].tolist() == same.tolist()
+    assert same.nunique() == 3
+
+
+def test_dates_of_a_parquet_file_of_any_kind_are_those_of_utc(tmp_path: Path) -> None:
+    naive = pd.to_datetime(["2024-01-02 03:00", None])
+    dates = pd.Series([pd.Timestamp("2024-01-02").date(), None])
+    frame = pd.DataFrame({"label": 0, "naive": naive, "there": naive.tz_localize("Asia/Tokyo"), "day": dates})
+    frame.to_parquet(tmp_path / "t.parquet")
+    got = read(tmp_path / "t.parquet", Table(), tmp_path / "work").table
+    assert set(map(str, got.dtypes)) == {"datetime64[us, UTC]"}
+    expected = [pd.Timestamp(text) for text in ("2024-01-02T03:00Z", "2024-01-01T18:00Z", "2024-01-02T00:00Z")]
+    assert got.iloc[0].tolist() == expected
+    assert got.iloc[1].isna().all()
+
+
+def test_a_sensitive_column_is_no_feature_and_stands_behind_the_others(csv) -> None:
+    table = Table(sensitive="sex")
+    got = csv("label,sex,a\n0,f,1\n1,,2\n", table)
+    assert tuple(got.found.manifest.columns) == (*MANIFEST, "row", "sensitive")
+    assert got.found.manifest["sensitive"].tolist() == ["f", ""]
+    assert list(got.table) == ["a"]
+    view = table.from_frame(pd.DataFrame({"sex": ["f"], "a": [1]}))
+    assert view.rows["sensitive"].tolist() == ["f"]
+    (batch,) = view.batches(9)
+    assert list(batch.x) == ["a"]
 
 
 def test_the_same_source_gives_the_same_bytes(csv) -> None:
@@ -252,6 +296,9 @@ def test_to_frame_and_back_gives_the_same_batches(csv) -> None:
     assert after.ids == before.ids
     pd.testing.assert_frame_equal(after.x, before.x, check_categorical=False)
     assert after.label.tolist() == [-1, -1, -1]
+    rows = read_manifest(csv(DATES).out)
+    (dated,), (again,) = Table().samples(rows).batches(9), Table().from_frame(Table().to_frame(rows)).batches(9)
+    pd.testing.assert_frame_equal(again.x, dated.x, check_categorical=False)
     (unnamed,) = table.from_frame(frame.drop(columns="id")).batches(9)
     assert unnamed.ids == ["row-0000001", "row-0000002", "row-0000003"]
     with pytest.raises(DataError, match="column names must be unique, got 'a' 2 times"):
@@ -308,12 +355,121 @@ def test_checks_stop_a_table_that_contradicts_itself_or_lacks_what_params_name(t
     ]
 
 
-def test_checks_stop_a_table_without_normals_and_hint_at_the_label(tmp_path: Path) -> None:
-    found = verdict(dataset().rename(columns={"label": "class_"}), tmp_path, Table(label="class"))
-    (sentence,) = found.failures
-    says = "fewer than 8 rows are normal (dataset.label 'class', did you mean 'class_'?; dataset.min_normals) (got 0)"
-    assert sentence == says
-    assert "no row is anomalous (label 1): nothing to evaluate on (got 0)" in found.warnings
+def test_checks_stop_a_table_without_the_label_that_params_name_and_hint_at_it(tmp_path: Path) -> None:
+    frame = dataset().rename(columns={"label": "class_"})
+    (sentence,) = verdict(frame, tmp_path, Table(label="class")).failures
+    says = "no row has a label: column 'class' (dataset.label) is absent or empty, did you mean 'class_'?; set "
+    assert sentence == says + "dataset.label to null where there are no labels (got 0)"
+
+
+@pytest.mark.parametrize("table", [Table(), Table(label=None)])
+def test_unlabelled_tables_pass_and_the_verdict_says_what_that_means(tmp_path: Path, table: Table) -> None:
+    found = verdict(dataset().drop(columns="label"), tmp_path, table)
+    assert found.failures == []
+    assert found.warnings == [
+        "no row is labelled normal, so unlabelled rows stand for normal: anomalies among them blur what is learned, and"
+        " make the promised false-alarm rate stricter, not looser (got 120)",
+        "no row is anomalous (label 1): nothing to evaluate on (got 0)",
+    ]
+
+
+def test_too_few_unlabelled_rows_fail(tmp_path: Path) -> None:
+    (sentence,) = verdict(dataset(7).drop(columns="label"), tmp_path).failures
+    assert sentence.startswith("fewer than 8 rows are normal, or unlabelled where none is labelled normal")
+
+
+def test_unlabelled_rows_beside_normals_do_not_count_and_copies_of_them_contradict_nothing(tmp_path: Path) -> None:
+    frame = dataset().astype({"label": "Int64"})
+    frame = pd.concat([frame, frame[:1].assign(label=pd.NA)], ignore_index=True)
+    assert verdict(frame, tmp_path) == checks.Verdict([], [])
+
+
+def test_a_sensitive_column_that_is_absent_is_named(tmp_path: Path) -> None:
+    (sentence,) = verdict(dataset(), tmp_path, Table(sensitive="sex")).failures
+    assert sentence == "no row has a sensitive: column 'sex' (dataset.sensitive) is absent or empty (got 0)"
+
+
+ORDER = np.random.default_rng(1).permutation(120)
+SORTED = (np.arange(120) >= 90).astype(int)  # anomalies come last
+NAMES = [f"part {i:03d}" for i in range(120)]
+
+
+@pytest.mark.parametrize(
+    ("values", "ordered", "role"),
+    [
+        (np.arange(120) + 17, True, "dataset.id"),
+        (5.0 * np.arange(120)[::-1], True, "dataset.id"),
+        (ORDER, False, "dataset.id"),
+        (NAMES, True, "dataset.id"),
+        ([NAMES[i] for i in ORDER], False, "dataset.id"),
+        (pd.date_range("2024-01-01", periods=120, freq="7h"), True, "dataset.time"),
+    ],
+)
+def test_an_identifier_is_named_and_critical_where_it_tells_the_label(
+    tmp_path: Path, values: object, ordered: bool, role: str
+) -> None:
+    """In a file whose anomalies come last a running number knows them all; in a mixed one it tells nothing."""
+    for label, told in ((dataset()["label"], False), (SORTED, ordered)):
+        frame = dataset().assign(number=values, label=label)
+        work = tmp_path / str(told)
+        frame.to_parquet(tmp_path / "t.parquet")
+        found, suite = Table().checks(read(tmp_path / "t.parquet", Table(), work / str(label[0])).out)
+        (check,) = [check for check in suite if "number" in check.says and "must hold" not in check.says][-1:]
+        why = ", and it tells the label, as in a file where anomalies come last" if told else ""
+        assert check.critical == told
+        assert check.says == (
+            f"column 'number' differs from row to row as an identifier does{why}: name it as {role} or in dataset.drop"
+        )
+        assert check.options == {"column": "assay: identifier number", "min_value": None, "max_value": 0}
+        assert set(found["assay: identifier number"]) == {120}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(120) // 2,  # two rows each
+        np.arange(120) + 0.5,
+        10 * ORDER,
+        [f"part number {i} broke" for i in range(120)],  # free text
+        pd.to_datetime("2024-01-01") + pd.to_timedelta(ORDER, "h"),
+    ],
+)
+def test_what_is_no_identifier(values: object) -> None:
+    column = feature(pd.Series(values), False)[0]
+    assert identifies(column) is None
+    assert identifies(feature(pd.Series(np.arange(19)), False)[0]) is None  # too few to tell from chance
+
+
+def test_more_different_texts_than_a_category_can_have_are_critical(tmp_path: Path) -> None:
+    n = MOST_TEXTS + 1
+    (sentence,) = verdict(dataset(n).assign(number=[f"no{i}" for i in range(n)]), tmp_path).failures
+    assert sentence.startswith("column 'number' differs from row to row as an identifier does: name it as dataset.id")
+
+
+def test_constant_and_empty_columns_are_warned_of(tmp_path: Path) -> None:
+    found = verdict(dataset().assign(flat=3, ä_leer=np.nan), tmp_path)
+    assert found.failures == []
+    assert found.warnings == [
+        "column 'flat' holds only one value (got 1)",
+        "column 'ä_leer' misses more than 20% of its values: row-0000001, row-0000002, row-0000003, row-0000004, "
+        "row-0000005 and 115 more (120 of 120)",
+        "column 'ä_leer' holds only one value (got 0)",
+    ]
+
+
+def test_names_and_texts_of_any_alphabet_come_through(csv, tmp_path: Path) -> None:
+    got = csv("label,größe,色\n0,1.5,赤\n1,2.5,青\n")
+    assert got.table.to_dict("list") == {"größe": [1.5, 2.5], "色": ["赤", "青"]}
+    (batch,) = Table().samples(read_manifest(got.out)).batches(9)
+    assert Columns().fit(batch.x).features_ == ["größe", "色=赤", "色=青"]
+
+
+def test_mixed_kinds_in_one_column_are_named(csv) -> None:
+    says = "column 'a' must hold numbers, booleans, texts or dates, got mixed-integer values"
+    with pytest.raises(DataError, match=says):
+        Table().from_frame(pd.DataFrame({"a": [1, "x"]}))
+    half = csv("label,a\n0,1\n0,x\n0,y\n")  # no more than half are numbers: texts
+    assert half.table["a"].tolist() == ["1", "x", "y"]
 
 
 def test_checks_find_infinity_that_reached_the_dataset(csv) -> None:
@@ -336,6 +492,7 @@ def test_checks_find_infinity_that_reached_the_dataset(csv) -> None:
         (["good"] * 10 + ["bad"] * 10, 1.0),
         (["x"] * 20, 0.5),
         ([f"name {i}" for i in range(20)], 0.5),
+        (pd.date_range("2024-01-01", periods=20, tz="UTC"), 1.0),
     ],
 )
 def test_how_well_one_column_tells_the_label(values: list[object], expected: float) -> None:
