@@ -8,6 +8,7 @@ TABLE = {
     "image/simplenet": "SimpleNet",
     "image/efficientad": "EfficientAD",
     "image/supersimplenet": "SuperSimpleNet",
+    "table/auto": "Auto",
     "table/isolation_forest": "IsolationForest",
     "table/knn": "KNN",
     "table/lof": "LOF",

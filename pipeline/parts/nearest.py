@@ -53,3 +53,12 @@ class Nearest:
         from sklearn.neighbors import NearestNeighbors
 
         return NearestNeighbors(algorithm="brute").fit(self.bank)
+
+
+def others(distance: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k neighbours of the bank's own rows out of k + 1, `(m, k + 1)`: without the row itself, which, among more
+    than k equal ones, may not be found; then without the last."""
+    own = place == np.arange(len(place))[:, None]
+    own[:, -1] |= ~own.any(axis=1)
+    shape = (len(place), place.shape[1] - 1)
+    return distance[~own].reshape(shape), place[~own].reshape(shape)

@@ -12,7 +12,7 @@ import pandas as pd
 from annotated_types import Ge, Gt, Le
 
 from pipeline.parts.columns import Columns
-from pipeline.parts.isolation import expected_path
+from pipeline.parts.isolation import isolating, isolation
 from pipeline.parts.rows import ablation, learned, must_be_fitted
 from pipeline.parts.trees import Trees
 from pipeline.protocols import Batch, Samples, Scores, State
@@ -39,16 +39,8 @@ class IsolationForest:
 
     def fit(self, train: Samples) -> Self:
         """Grow the trees on the normals of `train`. Raises DataError when there is none, or for infinity."""
-        from sklearn.ensemble import IsolationForest as Forest
-
         self.encoder_, x = learned(normals(train))
-        psi = min(self.rows, len(x))
-        forest = Forest(
-            n_estimators=self.trees, max_samples=psi, max_features=self.columns, random_state=self.seed
-        ).fit(x)
-        grown = zip(forest.estimators_, forest.estimators_features_, strict=True)
-        self.trees_ = Trees.join([_tree(estimator.tree_, features) for estimator, features in grown])
-        self.scale_ = len(forest.estimators_) * float(expected_path(np.array([psi]))[0])
+        self.trees_, self.scale_ = isolating(x, self.trees, self.rows, self.columns, self.seed)
         self.history_: list[dict[str, float]] = []
         return self
 
@@ -63,10 +55,7 @@ class IsolationForest:
         return ablation(self._score, self.encoder_, batch.x)
 
     def _score(self, frame: pd.DataFrame) -> np.ndarray:
-        depths = self.trees_.total(self.encoder_.transform(frame))
-        # One training row leaves nothing to cut: every row then counts as average, as in scikit-learn.
-        relative = depths / self.scale_ if self.scale_ else np.ones_like(depths)
-        return 2.0 ** -relative.astype(np.float32)
+        return isolation(self.trees_, self.scale_, self.encoder_.transform(frame))
 
     def state(self) -> State:
         must_be_fitted(self, "trees_", "table/isolation_forest")
@@ -78,20 +67,3 @@ class IsolationForest:
         self.scale_ = float(state.meta["scale"])
         self.history_ = []
         return self
-
-
-def _tree(tree: object, features: np.ndarray) -> dict[str, np.ndarray]:
-    """One scikit-learn tree; a leaf's value is its depth plus c of the rows it holds (algorithm 3)."""
-    left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
-    inner = left >= 0
-    depth = np.zeros(len(left))
-    for _ in range(tree.max_depth):  # type: ignore[attr-defined]
-        depth[left[inner]] = depth[right[inner]] = depth[inner] + 1
-    cut = tree.feature  # type: ignore[attr-defined]
-    return {
-        "feature": np.where(inner, features[np.where(inner, cut, 0)], -1),
-        "threshold": tree.threshold,  # type: ignore[attr-defined]
-        "left": left,
-        "right": right,
-        "value": depth + expected_path(tree.n_node_samples),  # type: ignore[attr-defined]
-    }

@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
-from pipeline.parts.nearest import Nearest
+from pipeline.parts.nearest import Nearest, others
 from pipeline.parts.rows import ablation, drawn, learned, must_be_fitted
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -43,7 +43,7 @@ class LOF:
             raise DataError(f"table/lof needs at least 2 normal rows, got {len(bank)}")
         self._nearest = Nearest(bank)
         k = min(self.neighbours, len(bank) - 1)
-        distance, place = _others(*self._nearest.of(bank, k + 1))
+        distance, place = others(*self._nearest.of(bank, k + 1))
         self.reach_ = distance[:, -1]  # k-distance (definition 3)
         self.density_ = self._density(distance, place)
         self._keep(bank)
@@ -92,12 +92,3 @@ class LOF:
     def _keep(self, bank: np.ndarray) -> None:
         self.bank_ = bank
         self.history_: list[dict[str, float]] = []
-
-
-def _others(distance: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The k neighbours of the bank's own rows out of k + 1, `(m, k + 1)`: without the row itself, which, among more
-    than k equal ones, may not be found; then without the last."""
-    own = place == np.arange(len(place))[:, None]
-    own[:, -1] |= ~own.any(axis=1)
-    shape = (len(place), place.shape[1] - 1)
-    return distance[~own].reshape(shape), place[~own].reshape(shape)

@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import IsolationForest as Reference
 
-from pipeline.detectors.table.isolation_forest import IsolationForest, expected_path
+from pipeline.detectors.table.isolation_forest import IsolationForest
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts.columns import Columns
+from pipeline.parts.isolation import expected_path
 from pipeline.protocols import State
 from tests.detectors.table.rows import batch, mixed, view
 
