@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from annotated_types import Ge
+from pyarrow import parquet
 
 from pipeline.errors import DataError
 from pipeline.parts import table_checks, table_files, table_pictures, table_rows
@@ -161,10 +162,16 @@ def _joined(rows: pd.DataFrame) -> pd.DataFrame:
     for folder, some in rows.groupby("folder", sort=False):
         path = Path(str(folder), "table.parquet")
         try:
-            tables.append(pd.read_parquet(path).iloc[some["row"].to_numpy()])
+            # column by column, each given up by Arrow once it is pandas': a large table is never held twice
+            table = parquet.read_table(path).to_pandas(split_blocks=True, self_destruct=True)
+            wanted = some["row"].to_numpy()
+            whole = np.array_equal(wanted, np.arange(len(table)))
+            tables.append(table if whole else table.iloc[wanted])
         except (OSError, ValueError, IndexError) as error:
             raise DataError(f"{path} does not hold what its manifest says ({error}); run ingest again") from error
         order.append(some.index.to_numpy())
+    if len(tables) == 1 and not any(isinstance(dtype, pd.CategoricalDtype) for dtype in tables[0].dtypes):
+        return tables[0].reset_index(drop=True)  # without the copies that joining makes
     together = table_files.stacked(tables)
     return together.iloc[np.argsort(np.concatenate(order))].reset_index(drop=True) if order else together
 
