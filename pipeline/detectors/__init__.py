@@ -20,4 +20,6 @@ TABLE = {
     "table/mahalanobis": "Mahalanobis",
     "table/one_class_svm": "OneClassSVM",
     "table/extended_isolation_forest": "ExtendedIsolationForest",
+    "table/semi_supervised": "SemiSupervised",
+    "table/autoencoder": "Autoencoder",
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import pandas as pd
 
 from pipeline.errors import DataError, NotFittedError
 from pipeline.protocols import Batch, Detector, Samples, Scores, State
@@ -14,6 +15,12 @@ from pipeline.wrappers.wrapper import Wrapper
 @dataclass
 class PerCategory(Wrapper):
     """A detector of its own for each category of the data; scores stay on each detector's own scale."""
+
+    def around(self, inner: Detector) -> Self:
+        """Take `inner` in; returns self. `explain` is there when `inner` has it, as `explanation.because` asks."""
+        if hasattr(inner, "explain"):
+            self.explain = self._explain
+        return super().around(inner)
 
     def fit(self, train: Samples) -> Self:
         """Fit one detector to each category. Raises DataError when a sample has none."""
@@ -32,6 +39,26 @@ class PerCategory(Wrapper):
 
     def score(self, batch: Batch) -> Scores:
         """Score every sample with the detector of its category. Raises DataError for a category unseen in training."""
+        found: dict[int, tuple[np.float32, np.ndarray | None]] = {}
+        for name, at in self._places(batch).items():
+            scores = self.each_[name].score(_taken(batch, at))
+            local = scores.local if scores.local is not None else [None] * len(at)
+            found |= dict(zip(at.tolist(), zip(scores.sample, local, strict=True), strict=True))
+        maps = [found[index][1] for index in range(len(batch))]
+        sample = np.array([found[index][0] for index in range(len(batch))], np.float32)
+        return Scores(sample, None if not maps or maps[0] is None else np.stack(maps))
+
+    def _explain(self, batch: Batch) -> pd.DataFrame:
+        """What each column adds to the score of each row, as the detector of its category says: float32 `(n, c)`,
+        indexed as the batch. Raises DataError for a category unseen in training."""
+        places = self._places(batch)
+        if not places:  # any detector says how no rows look
+            return next(iter(self.each_.values())).explain(batch)
+        told = [self.each_[name].explain(_taken(batch, at)) for name, at in places.items()]
+        return pd.concat(told).iloc[np.argsort(np.concatenate(list(places.values())))]
+
+    def _places(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Where in the batch each of its categories is. Raises DataError for one unseen in training."""
         self._fitted()
         names = batch.category if batch.category is not None else [""] * len(batch)
         for name, sample in zip(names, batch.ids, strict=True):
@@ -39,15 +66,7 @@ class PerCategory(Wrapper):
                 raise DataError(
                     f"category of sample {sample} must be one of training, {', '.join(self.each_)}, got {name!r}"
                 )
-        found: dict[int, tuple[np.float32, np.ndarray | None]] = {}
-        for name in sorted(set(names)):
-            at = np.flatnonzero(np.asarray(names) == name)
-            scores = self.each_[name].score(_taken(batch, at))
-            local = scores.local if scores.local is not None else [None] * len(at)
-            found |= dict(zip(at.tolist(), zip(scores.sample, local, strict=True), strict=True))
-        maps = [found[index][1] for index in range(len(batch))]
-        sample = np.array([found[index][0] for index in range(len(batch))], np.float32)
-        return Scores(sample, None if not maps or maps[0] is None else np.stack(maps))
+        return {name: np.flatnonzero(np.asarray(names) == name) for name in sorted(set(names))}
 
     @property
     def history_(self) -> list[dict[str, float]]:

@@ -22,6 +22,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
     "image/efficientad": {"teacher_steps": 10, "steps": 40, "width": 8, "hidden": 8},
     "image/supersimplenet": {"steps": 60},
+    "table/semi_supervised": {"steps": 100, "rate": 0.01},
+    "table/autoencoder": {"steps": 200},
 }
 KEYS = list(detectors.TABLE)
 Worlds = Callable[[str], World]

@@ -1,10 +1,12 @@
 """What goes around a detector: fakes that are local show seams, real ones show that it is worth it."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import rotate
 
@@ -13,10 +15,12 @@ from pipeline.detectors.image.draem import Draem
 from pipeline.detectors.image.gaussian import Gaussian
 from pipeline.detectors.image.patchcore import PatchCore
 from pipeline.errors import DataError, NotFittedError, ParamsError
+from pipeline.explanation import Explains
 from pipeline.modalities.image import Image
 from pipeline.params import Params, wrap
 from pipeline.parts.features import Backbone
 from pipeline.protocols import Batch, Detector, Samples, Scores, State
+from pipeline.samples import View
 from pipeline.tables import find
 from pipeline.wrappers.per_category import PerCategory
 from pipeline.wrappers.tiles import Tiles
@@ -183,6 +187,46 @@ def test_each_category_has_its_own_model_and_an_unseen_one_is_refused() -> None:
         PerCategory().around(Gaussian()).fit(view(light, category=["a", None] + ["a"] * 6))
     with pytest.raises(DataError, match="category dark: .*at least 2 normal"):
         PerCategory().around(Gaussian()).fit(view(light, category=["dark"] + ["light"] * 7))
+
+
+@dataclass
+class Told:
+    """Explains rows by their own values, times 1 more than what the first row of training held in `a`."""
+
+    def fit(self, train: Samples) -> "Told":
+        (batch,) = train.batches(9)
+        self.factor = 1 + batch.x["a"].iloc[0]
+        return self
+
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        return (batch.x * self.factor).astype(np.float32)
+
+
+def test_each_category_explains_its_own_rows_in_their_order() -> None:
+    frame = pd.DataFrame({"a": [1.0, 9.0, 5.0, 7.0], "b": [2.0, 4.0, 6.0, 8.0]}, index=["r", "s", "t", "u"])
+
+    def named(names: list[str]) -> View:
+        rows = pd.DataFrame({"id": frame.index, "label": 0, "category": names})
+        return View(
+            rows, lambda p: Batch(p["id"].tolist(), frame.loc[p["id"]], p["label"].to_numpy(), None, None, names)
+        )
+
+    detector = PerCategory().around(Told()).fit(named(["y", "x", "x", "y"]))
+    told = detector.explain(whole(named(["y", "x", "y", "x"])))
+    assert told.index.tolist() == ["r", "s", "t", "u"]
+    np.testing.assert_array_equal(told, [[2, 4], [90, 40], [10, 12], [70, 80]])
+    assert set(told.dtypes) == {np.dtype("float32")}
+    assert detector.explain(Batch([], frame[:0], np.zeros(0, np.int8), category=[])).shape == (0, 2)
+    with pytest.raises(DataError, match="category of sample s must be one of training, x, y, got 'z'"):
+        detector.explain(whole(named(["y", "z", "y", "x"])))
+    with pytest.raises(NotFittedError, match="PerCategory must be fitted"):
+        PerCategory().around(Told()).explain(whole(named(["y"] * 4)))
+
+
+def test_categories_explain_only_what_their_detector_explains() -> None:
+    assert isinstance(PerCategory().around(Told()), Explains)
+    assert isinstance(deepcopy(PerCategory().around(Told())), Explains)
+    assert not isinstance(PerCategory().around(Gaussian()), Explains)
 
 
 EVERYTHING = {"tiles": {"size": [32, 32]}, "turns": {"count": 4}, "per_category": True}
