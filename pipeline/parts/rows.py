@@ -33,9 +33,10 @@ def drawn(x: np.ndarray, most: int, seed: int) -> np.ndarray:
     return x[np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))]
 
 
-def must_be_fitted(detector: object, attribute: str, key: str) -> None:
-    """Raise NotFittedError when `detector` has no fitted `attribute` yet; `key` is its name in the table."""
+def must_be_fitted(detector: object, attribute: str) -> None:
+    """Raise NotFittedError, naming the file of `detector`, when it has no fitted `attribute` yet."""
     if not hasattr(detector, attribute):
+        key = type(detector).__module__.removeprefix("pipeline.detectors.").replace(".", "/")
         raise NotFittedError(f"{key} must be fitted before it scores")
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.detectors.table.knn import KNN
 from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
 from pipeline.parts.rows import ablation, by_column, must_be_fitted
@@ -33,5 +34,5 @@ def test_ablation_puts_what_is_typical_in_place_of_each_column() -> None:
 
 
 def test_what_is_not_fitted_is_named() -> None:
-    with pytest.raises(NotFittedError, match="table/x must be fitted"):
-        must_be_fitted(object(), "bank_", "table/x")
+    with pytest.raises(NotFittedError, match="table/knn must be fitted"):
+        must_be_fitted(KNN(), "bank_")

@@ -103,12 +103,12 @@ class Auto:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)`. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "portfolio_", "table/auto")
+        must_be_fitted(self, "portfolio_")
         return Scores(self._score(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower the score is with one column at its median or commonest text, `(n, c)` (see `ablation`)."""
-        must_be_fitted(self, "portfolio_", "table/auto")
+        must_be_fitted(self, "portfolio_")
         return ablation(self._score, self.encoder_, batch.x)
 
     def _score(self, frame: pd.DataFrame) -> np.ndarray:
@@ -121,7 +121,7 @@ class Auto:
         return self._sum(self.chosen_, alone, held).astype(np.float32)
 
     def state(self) -> State:
-        must_be_fitted(self, "portfolio_", "table/auto")
+        must_be_fitted(self, "portfolio_")
         arrays = {f"portfolio/{name}": array for name, array in self.portfolio_.arrays().items()}
         meta = {"columns": self.encoder_.meta(), "chosen": self.chosen_, "history": self.history_}
         if self.learners_ is not None:

@@ -97,12 +97,12 @@ class Autoencoder:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 mean absolute errors `(n,)`. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "encode_", "table/autoencoder")
+        must_be_fitted(self, "encode_")
         return Scores(self._parts(batch.x).sum(axis=1).clip(0, MOST).astype(np.float32))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """What each column adds to each score: float32 `(n, c)`. Exact: a row's values add up to its score."""
-        must_be_fitted(self, "encode_", "table/autoencoder")
+        must_be_fitted(self, "encode_")
         return by_column(self.encoder_, self._parts(batch.x).clip(0, MOST), batch.x)
 
     def _parts(self, frame: pd.DataFrame) -> np.ndarray:
@@ -116,7 +116,7 @@ class Autoencoder:
         return np.abs(x) / x.shape[1]
 
     def state(self) -> State:
-        must_be_fitted(self, "encode_", "table/autoencoder")
+        must_be_fitted(self, "encode_")
         arrays = {"encode": self.encode_, "bias": self.bias_, "decode": self.decode_, "shift": self.shift_}
         return State(arrays, {"columns": self.encoder_.meta()})
 

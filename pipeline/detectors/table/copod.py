@@ -51,7 +51,7 @@ class COPOD:
 
     def _parts(self, batch: Batch) -> np.ndarray:
         """The addends of the scores, float64 `(n, k)`."""
-        must_be_fitted(self, "tails_", "table/copod")
+        must_be_fitted(self, "tails_")
         left, right, skewed = self.tails_.of(self.encoder_.transform(batch.x))
         if self.largest == "column":
             return np.maximum(skewed, (left + right) / 2)
@@ -59,7 +59,7 @@ class COPOD:
         return each[each.sum(axis=2).argmax(axis=0), np.arange(len(left))]
 
     def state(self) -> State:
-        must_be_fitted(self, "tails_", "table/copod")
+        must_be_fitted(self, "tails_")
         return State(self.tails_.arrays(), {"columns": self.encoder_.meta()})
 
     def from_state(self, state: State) -> Self:

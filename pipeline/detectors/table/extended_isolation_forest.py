@@ -73,12 +73,12 @@ class ExtendedIsolationForest:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)` in (0, 1). Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "trees_", "table/extended_isolation_forest")
+        must_be_fitted(self, "trees_")
         return Scores(self._raw(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower each score is with a column at what is typical of it: float32 `(n, c)`."""
-        must_be_fitted(self, "trees_", "table/extended_isolation_forest")
+        must_be_fitted(self, "trees_")
         return ablation(self._raw, self.encoder_, batch.x)
 
     def _raw(self, frame: pd.DataFrame) -> np.ndarray:
@@ -97,7 +97,7 @@ class ExtendedIsolationForest:
         return 2.0 ** -relative.astype(np.float32)
 
     def state(self) -> State:
-        must_be_fitted(self, "trees_", "table/extended_isolation_forest")
+        must_be_fitted(self, "trees_")
         meta = {"columns": self.encoder_.meta(), "scale": self.scale_}
         return State({**self.trees_.arrays(), "cuts": self.cuts_}, meta)
 

@@ -46,11 +46,11 @@ class HBOS:
 
     def _parts(self, batch: Batch) -> np.ndarray:
         """The addends of the scores, float64 `(n, k)`."""
-        must_be_fitted(self, "histograms_", "table/hbos")
+        must_be_fitted(self, "histograms_")
         return -np.log2(self.histograms_.of(self.encoder_.transform(batch.x)) + self.floor)
 
     def state(self) -> State:
-        must_be_fitted(self, "histograms_", "table/hbos")
+        must_be_fitted(self, "histograms_")
         return State(self.histograms_.arrays(), {"columns": self.encoder_.meta()})
 
     def from_state(self, state: State) -> Self:

@@ -46,19 +46,19 @@ class IsolationForest:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)` in (0, 1). Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "trees_", "table/isolation_forest")
+        must_be_fitted(self, "trees_")
         return Scores(self._score(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower the score is with one column at its median or commonest text, `(n, c)` (see `ablation`)."""
-        must_be_fitted(self, "trees_", "table/isolation_forest")
+        must_be_fitted(self, "trees_")
         return ablation(self._score, self.encoder_, batch.x)
 
     def _score(self, frame: pd.DataFrame) -> np.ndarray:
         return isolation(self.trees_, self.scale_, self.encoder_.transform(frame))
 
     def state(self) -> State:
-        must_be_fitted(self, "trees_", "table/isolation_forest")
+        must_be_fitted(self, "trees_")
         return State(self.trees_.arrays(), {"columns": self.encoder_.meta(), "scale": self.scale_})
 
     def from_state(self, state: State) -> Self:

@@ -51,13 +51,13 @@ class KNN:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 distances `(n,)`. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "bank_", "table/knn")
+        must_be_fitted(self, "bank_")
         near, _ = self._nearest.of(self.encoder_.transform(batch.x), self.neighbours)
         return Scores((near.mean(axis=1) if self.distance == "mean" else near[:, -1]).astype(np.float32))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """What each column adds to the score, `(n, c)`: a distance d is the sum of (x_j - b_j)^2 / d."""
-        must_be_fitted(self, "bank_", "table/knn")
+        must_be_fitted(self, "bank_")
         x = self.encoder_.transform(batch.x)
         near, place = self._nearest.of(x, self.neighbours)
         if self.distance == "largest":
@@ -69,7 +69,7 @@ class KNN:
         return by_column(self.encoder_, parts / near.shape[1], batch.x)
 
     def state(self) -> State:
-        must_be_fitted(self, "bank_", "table/knn")
+        must_be_fitted(self, "bank_")
         return State({"bank": self.bank_}, {"columns": self.encoder_.meta()})
 
     def from_state(self, state: State) -> Self:

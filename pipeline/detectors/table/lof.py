@@ -51,12 +51,12 @@ class LOF:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 factors `(n,)`. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "bank_", "table/lof")
+        must_be_fitted(self, "bank_")
         return Scores(self._factor(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower the factor is with one column at its median, `(n, c)` (see `ablation`)."""
-        must_be_fitted(self, "bank_", "table/lof")
+        must_be_fitted(self, "bank_")
         return ablation(self._factor, self.encoder_, batch.x)
 
     def _factor(self, frame: pd.DataFrame) -> np.ndarray:
@@ -71,7 +71,7 @@ class LOF:
         return 1 / (reachability.mean(axis=1) + LEAST)
 
     def state(self) -> State:
-        must_be_fitted(self, "bank_", "table/lof")
+        must_be_fitted(self, "bank_")
         arrays = {"bank": self.bank_, "reach": self.reach_, "density": self.density_}
         return State(arrays, {"columns": self.encoder_.meta()})
 

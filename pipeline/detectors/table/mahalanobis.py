@@ -96,7 +96,7 @@ class Mahalanobis:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 squared distances `(n,)`. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "precision_", "table/mahalanobis")
+        must_be_fitted(self, "precision_")
         x = self.encoder_.transform(batch.x)
         step = max(1, BLOCK // x.shape[1])
         raw = [self._parts(x[start : start + step]).sum(axis=1) for start in range(0, max(1, len(x)), step)]
@@ -106,7 +106,7 @@ class Mahalanobis:
         """What each column adds to each score: float32 `(n, c)`. Exact: a row's values add up to its d^2.
 
         (x - m)_i (S^-1 (x - m))_i, negative where a column makes the others more plausible."""
-        must_be_fitted(self, "precision_", "table/mahalanobis")
+        must_be_fitted(self, "precision_")
         parts = self._parts(self.encoder_.transform(batch.x))
         return by_column(self.encoder_, parts.clip(-MOST, MOST), batch.x)
 
@@ -116,7 +116,7 @@ class Mahalanobis:
         return away * (away @ self.precision_)
 
     def state(self) -> State:
-        must_be_fitted(self, "precision_", "table/mahalanobis")
+        must_be_fitted(self, "precision_")
         return State({"mean": self.mean_, "precision": self.precision_}, {"columns": self.encoder_.meta()})
 
     def from_state(self, state: State) -> Self:

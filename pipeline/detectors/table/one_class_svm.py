@@ -74,12 +74,12 @@ class OneClassSVM:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)`, rho - f(x), above 0 outside. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "weights_", "table/one_class_svm")
+        must_be_fitted(self, "weights_")
         return Scores(self._raw(batch.x).astype(np.float32))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower each score is with a column at what is typical of it: float32 `(n, c)`."""
-        must_be_fitted(self, "weights_", "table/one_class_svm")
+        must_be_fitted(self, "weights_")
         return ablation(self._raw, self.encoder_, batch.x)
 
     def _raw(self, frame: pd.DataFrame) -> np.ndarray:
@@ -90,7 +90,7 @@ class OneClassSVM:
         return self.offset_ - np.concatenate(raw)
 
     def state(self) -> State:
-        must_be_fitted(self, "weights_", "table/one_class_svm")
+        must_be_fitted(self, "weights_")
         meta = {"columns": self.encoder_.meta(), "gamma": self.gamma_, "offset": self.offset_}
         return State({"landmarks": self.landmarks_, "weights": self.weights_}, meta)
 

@@ -63,7 +63,7 @@ class PCA:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)`, at least 0. Raises DataError for other columns or infinity."""
-        must_be_fitted(self, "vectors_", "table/pca")
+        must_be_fitted(self, "vectors_")
         x = self.encoder_.transform(batch.x)
         step = max(1, BLOCK // x.shape[1])
         raw = [self._raw(x[start : start + step]) for start in range(0, max(1, len(x)), step)]
@@ -74,7 +74,7 @@ class PCA:
 
         A distance to an eigenvector, |z - v|, is split by (z_i - v_i)^2 / |z - v|; a squared distance to a
         hyperplane, (vz)^2, by z_i v_i (vz), which may be negative."""
-        must_be_fitted(self, "vectors_", "table/pca")
+        must_be_fitted(self, "vectors_")
         z = self._standardised(self.encoder_.transform(batch.x))
         if self.distance == "hyperplanes":
             parts = z * ((z @ self.vectors_.T / self.variance_) @ self.vectors_)
@@ -100,7 +100,7 @@ class PCA:
         return (x.astype(np.float64) - self.mean_) / self.spread_
 
     def state(self) -> State:
-        must_be_fitted(self, "vectors_", "table/pca")
+        must_be_fitted(self, "vectors_")
         names = ("mean", "spread", "variance", "share", "vectors")
         return State({name: getattr(self, f"{name}_") for name in names}, {"columns": self.encoder_.meta()})
 

@@ -177,7 +177,7 @@ class SemiSupervised:
         return self
 
     def _check_fitted(self) -> None:
-        must_be_fitted(self, "first_", "table/semi_supervised")
+        must_be_fitted(self, "first_")
 
 
 def _network(x: "Tensor", first: "Tensor", bias: "Tensor", last: "Tensor", shift: "Tensor") -> "Tensor":

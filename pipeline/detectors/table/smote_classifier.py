@@ -118,7 +118,7 @@ class SmoteClassifier:
         return self
 
     def _check_fitted(self) -> None:
-        must_be_fitted(self, "trees_", "table/smote_classifier")
+        must_be_fitted(self, "trees_")
 
 
 def _tree(nodes: np.ndarray) -> dict[str, np.ndarray]:
