@@ -38,8 +38,7 @@ PAPER = {  # table 3, AUC with C4.5
 }
 PAGE = """# SMOTE and under-sampling, as in their paper
 
-Made by `python -m benchmarks.smote --data ../shared/data/tabular --out docs/results/smote.jsonl`
-({made}).
+Made by `python -m benchmarks.smote --data ../shared/data/tabular --out docs/results/smote.jsonl`; {made}.
 
 Chawla, Bowyer, Hall and Kegelmeyer (JAIR 16, 2002) claim for C4.5 that (a) SMOTE together with under-sampling of the
 normals has a larger AUC than under-sampling alone, and (b) of the classifiers on the convex hull of all ROC curves
@@ -61,8 +60,7 @@ repeats. In brackets: table 3 of the paper, which differs in more than the learn
 ## Gain over under-sampling alone
 
 Mean difference of AUC on the same folds and the same normals (least, greatest of the repeats). `own start`: where a
-curve goes from (0, 0) straight to its own first point, which SMOTE shifts to the right. The paper has every curve begin
-at the classifier from the raw data; read as each curve's own first point, claim (a) gets other signs.
+curve goes from (0, 0) straight to its own first point, which SMOTE shifts to the right; the paper begins with raw data.
 
 {gains}
 

@@ -32,10 +32,10 @@ CHOICES = ("unsupervised", "labels", "both")
 
 @dataclass
 class Auto:
-    """Isolation forest, histograms, nearest rows and Mahalanobis distance together; learners beside them where some
-    anomalies are labelled.
+    """Four unlike detectors together, with two learners beside them where some anomalies are labelled.
 
-    `chosen_` says which of `unsupervised`, `labels` and `both` scores."""
+    Isolation forest, histograms, nearest rows and Mahalanobis distance; `chosen_` says which of `unsupervised`,
+    `labels` and `both` scores."""
 
     # Normals learned from, at least 2, drawn at random from more; time and memory grow with it.
     rows: Annotated[int, Ge(2)] = 20_000
