@@ -38,7 +38,8 @@ Clopper-Pearson; alarms are those of normals. AUROC is that on KDDTest+.
 
 Without any label nearly half of the training rows are attacks, which then count as usual: no detector can find them
 by being rare, and the threshold, set so high that {alpha:.1%} of *all* rows exceed it, gives few false alarms and finds
-next to nothing. Attacks are not rare in these data; they are what the two middle regimes are for.
+next to nothing. The same goes for the third regime, whose calibration rows are unlabelled, too: the ranking gains from
+labels, the threshold does not. Attacks are not rare in these data; labelled normals are what makes a threshold here.
 """
 
 
