@@ -27,6 +27,9 @@ python -m benchmarks.tables --data ../shared/data/tabular --detectors DETECTORS 
 the others judged, by raw scores; five splits, two for `smote_classifier` and `semi_supervised`. PyOD gets the rows as
 our encoder makes them and our settings; its fit scores the training rows, too.
 
+`auto` and `semi_supervised` were designed on inner splits of the training parts of the first seeds, on these same sets.
+Rows trained on under one seed are tested on under another, so their figures here are not blind: new data may do worse.
+
 ## Means over the sets
 
 {means}
