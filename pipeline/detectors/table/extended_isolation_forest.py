@@ -88,9 +88,8 @@ class ExtendedIsolationForest:
         step = max(1, BLOCK // max(1, len(self.cuts_)))
         depths = []
         for start in range(0, max(1, len(x)), step):
-            projected = (
-                x[start : start + step].astype(np.float64) @ across
-            )  # to all cuts of all trees, (b, m): what the trees look at
+            # to all cuts of all trees, (b, m): what the trees look at
+            projected = x[start : start + step].astype(np.float64) @ across
             depths.append(self.trees_.total(projected.clip(-MOST, MOST, out=projected)))
         # One training row leaves nothing to cut: every row then counts as average.
         relative = np.concatenate(depths) / self.scale_ if self.scale_ else np.ones(len(x))

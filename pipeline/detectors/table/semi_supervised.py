@@ -147,12 +147,12 @@ class SemiSupervised:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 `(n,)`. Raises DataError for other columns or infinity."""
-        self._check_fitted()
+        must_be_fitted(self, "first_")
         return Scores(self._output(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower the score of each row is without each column: float32 `(n, c)`, see `rows.ablation`."""
-        self._check_fitted()
+        must_be_fitted(self, "first_")
         return ablation(self._output, self.encoder_, batch.x)
 
     def _output(self, frame: pd.DataFrame) -> np.ndarray:
@@ -161,7 +161,7 @@ class SemiSupervised:
         return np.concatenate([np.maximum(part, 0) @ self.last_ + self.shift_ for part in parts])
 
     def state(self) -> State:
-        self._check_fitted()
+        must_be_fitted(self, "first_")
         arrays = {"first": self.first_, "bias": self.bias_, "last": self.last_, "shift": self.shift_}
         return State(arrays, {"columns": self.encoder_.meta()})
 
@@ -175,9 +175,6 @@ class SemiSupervised:
         self.last_, self.shift_ = state.arrays["last"], state.arrays["shift"]
         self.history_: list[dict[str, float]] = []
         return self
-
-    def _check_fitted(self) -> None:
-        must_be_fitted(self, "first_")
 
 
 def _network(x: "Tensor", first: "Tensor", bias: "Tensor", last: "Tensor", shift: "Tensor") -> "Tensor":

@@ -95,19 +95,19 @@ class SmoteClassifier:
 
     def score(self, batch: Batch) -> Scores:
         """Score rows: float32 log-odds `(n,)`. Raises DataError for other columns or infinity."""
-        self._check_fitted()
+        must_be_fitted(self, "trees_")
         return Scores(self._log_odds(batch.x))
 
     def explain(self, batch: Batch) -> pd.DataFrame:
         """How much lower the log-odds of each row are without each column: float32 `(n, c)`, see `rows.ablation`."""
-        self._check_fitted()
+        must_be_fitted(self, "trees_")
         return ablation(self._log_odds, self.encoder_, batch.x)
 
     def _log_odds(self, frame: pd.DataFrame) -> np.ndarray:
         return self.trees_.total(self.encoder_.transform(frame), self.base_).astype(np.float32)
 
     def state(self) -> State:
-        self._check_fitted()
+        must_be_fitted(self, "trees_")
         return State(self.trees_.arrays(), {"columns": self.encoder_.meta(), "base": self.base_})
 
     def from_state(self, state: State) -> Self:
@@ -116,9 +116,6 @@ class SmoteClassifier:
         self.base_ = float(state.meta["base"])
         self.history_ = []
         return self
-
-    def _check_fitted(self) -> None:
-        must_be_fitted(self, "trees_")
 
 
 def _tree(nodes: np.ndarray) -> dict[str, np.ndarray]:
