@@ -16,7 +16,8 @@ from pipeline import explanation, recalibration, sources, threshold, tracking
 from pipeline.errors import DataError, ModelError, RegistryError
 from pipeline.files import link, scratch_folder, whole_folder, write_json
 from pipeline.model import Model
-from pipeline.params import Params, Score
+from pipeline.operation import Score
+from pipeline.params import Params
 from pipeline.protocols import Ingested, Samples
 from pipeline.samples import read_manifest
 from pipeline.tracking import Registry, Version

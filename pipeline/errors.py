@@ -34,3 +34,7 @@ class RegistryError(AssayError):
 
 class LineError(AssayError):
     """A stage of the line, or a tool that it runs, failed."""
+
+
+class DeliveryError(AssayError):
+    """Scores cannot be brought to where params say they go."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paired
-from pipeline.params import AgainstChampion, Limit
+from pipeline.operation import AgainstChampion, Limit
 
 ALARM = "reject"  # the decision that `detection_rate` counts
 SEED = 0  # of the bootstrap: the same tables get the same verdict

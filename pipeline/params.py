@@ -13,21 +13,29 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BeforeValidator
+from annotated_types import Ge, Gt, Lt, MinLen
 
-from pipeline import augmenters, detectors, modalities, wrappers
+from pipeline import augmenters, detectors, modalities, sinks, wrappers
 from pipeline.errors import ParamsError
+from pipeline.operation import Monitor, Promote, Schedule, Score
 from pipeline.plan import Plan
 from pipeline.protocols import Augmenter, Detector, Modality
 from pipeline.sections import build
+from pipeline.sinks import Sink
 from pipeline.tables import find
 
 T = TypeVar("T")
+READ = {  # sections and the property that reads each
+    "dataset": "dataset",
+    "split": "split",
+    "augment": "augmenter",
+    "calibrate": "calibrate",
+    "promote": "promote",
+    "score": "score",
+    "monitor": "monitor",
+    "schedule": "schedule",
+}
 Share = Annotated[float, Ge(0), Lt(1)]
-Rate = Annotated[float, Gt(0), Lt(1)]
-PAIRED = ("auroc", "ap", "f1_max", "detection_rate")  # metrics of single samples, which can be resampled in pairs
-PROMISED = "false_alarm_rate"
 
 
 @dataclass(frozen=True)
@@ -67,90 +75,6 @@ class Split:
     groups: Literal["whole", "normals"] = "whole"
     order: Literal["random", "time"] = "random"
     seed: int = 0
-
-
-def _bound(value: Any) -> Any:
-    if value is None or value == "promised" or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    raise ValueError("should be a number or the word promised")
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The range that a metric must lie in.
-
-    `max: promised`, for false_alarm_rate only: the test must not contradict what the calibration promised."""
-
-    min: float | None = None
-    max: Annotated[float | Literal["promised"] | None, BeforeValidator(_bound)] = None
-
-
-@dataclass(frozen=True)
-class AgainstChampion:
-    """When a candidate replaces the champion, by the `metric` of both on the same test samples.
-
-    `rule: interval`, for the metrics in PAIRED: when the lower end of the two-sided `confidence` interval of the
-    difference, by `resamples` paired resamples of the test, exceeds -`tolerance`. `rule: margin`, for any metric: when
-    the candidate's exceeds the champion's plus `margin`, which may be negative."""
-
-    metric: str = "auroc"
-    rule: Literal["interval", "margin"] = "interval"
-    tolerance: Annotated[float, Ge(0)] = 0.0
-    margin: float = 0.0
-    confidence: Rate = 0.95
-    resamples: Annotated[int, Ge(100), Le(100_000)] = 2000
-
-
-@dataclass(frozen=True)
-class Promote:
-    """Under which name candidates are registered, and what one must reach to become champion.
-
-    `approve: manual` waits at most `approve_within` seconds for a person's word before the champion changes."""
-
-    name: Annotated[str, MinLen(1)]
-    limits: dict[str, Limit] = field(default_factory=dict)
-    against_champion: AgainstChampion = field(default_factory=AgainstChampion)
-    approve: Literal["auto", "manual"] = "auto"
-    approve_within: Annotated[int, Ge(1)] = 3600
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits.items():
-            if limit.max == "promised" and name != PROMISED:
-                raise ParamsError(
-                    f"promote.limits.{name}.max must be a number, only {PROMISED} is promised (params.yaml)"
-                )
-        against, where = self.against_champion, "promote.against_champion"
-        if against.rule == "interval" and against.metric not in PAIRED:
-            raise ParamsError(
-                f"{where}.metric must be one of {', '.join(PAIRED)} with rule: interval, got {against.metric!r}; "
-                "rule: margin takes any metric (params.yaml)"
-            )
-        other, unused = ("margin", against.margin) if against.rule == "interval" else ("tolerance", against.tolerance)
-        if unused:
-            raise ParamsError(f"{where}.{other} has no meaning with rule: {against.rule}, got {unused} (params.yaml)")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Which batch the champion scores, and how many samples it holds in memory at a time.
-
-    With `false_discovery_rate` alarms are chosen over the whole batch, so that on average at most this share of them is
-    false (Benjamini & Hochberg), instead of by the alarm threshold. With `shadow` the challenger scores the batch, too,
-    without deciding anything."""
-
-    source: Annotated[str, MinLen(1)]
-    batch: Annotated[int, Ge(1), Le(4096)] = 32
-    false_discovery_rate: Rate | None = None
-    shadow: bool = False
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Cron expressions of the two deployments, and the time zone they are meant in."""
-
-    train: str = "0 2 * * *"
-    score: str = "0 * * * *"
-    timezone: str = "UTC"
 
 
 def wrap(detector: Detector, around: Mapping[str, Any], where: str, source: str = "params.yaml") -> Detector:
@@ -247,12 +171,22 @@ class Params:
         return build(Score, self._section("score"), "score")
 
     @cached_property
+    def sinks(self) -> list[Sink]:
+        """Where scores go besides the line's folder, in the order of `score.sinks`."""
+        listed = enumerate(self.score.sinks)
+        return [_named(sinks, section, "kind", f"score.sinks.{number}") for number, section in listed]
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        return self._optional(Monitor, "monitor")
+
+    @cached_property
     def schedule(self) -> Schedule:
         return self._optional(Schedule, "schedule")
 
     def check(self) -> None:
         """Check every section at once. Raises ParamsError for the first that does not fit."""
-        known = ("root", "dataset", "split", "augment", "candidates", "calibrate", "promote", "score", "schedule")
+        known = ("root", *READ, "candidates")
         for name in self.sections:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
@@ -260,7 +194,7 @@ class Params:
                 raise ParamsError(
                     f"{name} is not a known section ({self.path.name}){hint}; allowed are {', '.join(known)}"
                 )
-        for name in ("dataset", "modality", "split", "augmenter", "calibrate", "promote", "score", "schedule"):
+        for name in (*READ.values(), "modality", "sinks"):
             getattr(self, name)
         for candidate in self.candidates:
             self.detector(candidate)

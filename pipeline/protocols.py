@@ -1,7 +1,6 @@
 """The five contracts: Samples, Scores, Detector, Modality, Augmenter.
 
-A class fulfils a contract by having its methods; there is nothing to inherit. Higher scores are more anomalous;
-labels, of samples and of pixels, are 0 (normal), 1 (anomalous) or -1 (unknown).
+A class fulfils a contract by having its methods, it inherits nothing. Higher scores are more anomalous.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import pandas as pd
 
-NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
+NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1  # labels of samples and of pixels
 
 # Every manifest has these columns, in this order; a modality adds its own behind them.
 MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", "time", "split")
@@ -36,8 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw anomaly scores, never normalised, never thresholded.
-    `sample` is float32 `(n,)`; `local` float32 per pixel `(n, h, w)` or per time step `(n, t)`, or None."""
+    """Raw anomaly scores, never thresholded. `sample`: float32 `(n,)`; `local`: `(n, h, w)` or `(n, t)`, or None."""
 
     sample: np.ndarray
     local: np.ndarray | None = None
@@ -71,20 +69,17 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`; `history_` holds one dict of
-    numbers per epoch or step, if there are any, and goes to history.csv."""
+    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`; `history_`: numbers per step."""
 
     learns_from: ClassVar[Literal["normals", "labels"]]
     paper: ClassVar[str]
     history_: list[dict[str, float]]
 
     def fit(self, train: Samples) -> Self:
-        """Learn from `train`, forgetting any earlier fit; who learns from normals selects them by `train.label`.
-        Raises DataError when `train` cannot be learned from."""
+        """Learn from `train` alone; who learns from normals selects them. Raises DataError when that is impossible."""
 
     def score(self, batch: Batch) -> Scores:
-        """Score one batch; changes nothing.
-        Raises NotFittedError before `fit`, DataError for input of another shape, other columns, infinity."""
+        """Score one batch; changes nothing. Raises NotFittedError, or DataError for other shapes, columns, infinity."""
 
     def state(self) -> State:
         """All that `score` needs besides the hyperparameters."""
@@ -103,7 +98,7 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Check:
-    """A Great Expectations class and its arguments; failing a `critical` one stops the line with what it `says`."""
+    """A Great Expectations class with its arguments; failing a `critical` one stops the line with what it `says`."""
 
     expectation: str
     options: dict[str, Any]
@@ -111,20 +106,32 @@ class Check:
     says: str
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A source in parts, each of which `ingest` reads as a source of its own; `content` is a hash of all samples."""
+
+    parts: list[Path]
+    content: str
+
+
 class Modality(Protocol):
-    """One kind of data: how its samples are listed, read, checked, measured and drawn. A dataclass whose fields are
-    the options of the `dataset` section of params.yaml."""
+    """One kind of data: how it is read, checked, measured, drawn. Its fields are options of the section `dataset`."""
 
     def ingest(self, source: Path, out: Path, quarantine: Path) -> Ingested:
-        """Read every sample of `source` (a local folder or file) once; write the good ones and `manifest.parquet` under
-        `out`, the others under `quarantine` with a reason each. Raises DataError for a source it cannot understand."""
+        """Read every sample of `source` (local) once: the good ones and `manifest.parquet` go under `out`, others under
+        `quarantine` with a reason each. Raises DataError for a source it cannot understand."""
 
     def samples(self, rows: pd.DataFrame) -> Samples:
         """A view of manifest rows as `pipeline.samples.read_manifest` gives them."""
 
+    def cut(self, source: Path, size: int, out: Path) -> Cut:
+        """Cut `source` into sources of at most `size` samples, under `out`; memory does not grow with their number."""
+
+    def describe(self, batch: Batch) -> pd.DataFrame:
+        """Plain facts about each sample, one float or text column each, to compare with those of another batch."""
+
     def from_frame(self, frame: pd.DataFrame) -> Samples:
-        """A view of samples in a DataFrame, as MLflow's scoring server gets them: images in a column `path`, tables
-        as they are. Raises DataError when they cannot be read."""
+        """A view of samples in a DataFrame, as MLflow's server gets them. Raises DataError when they cannot be read."""
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Manifest rows in the form that `from_frame` takes; the way there and back gives the same batches."""
@@ -134,6 +141,8 @@ class Modality(Protocol):
 
     def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
         """The frame to check for the dataset in `folder`, and the suite of checks for it."""
+
+    shard: ClassVar[int]  # samples of a batch that one hand scores at a time, where params do not say
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
         """Metrics of local scores over all test samples against labels of the same shape; -1 does not count."""
@@ -146,5 +155,4 @@ class Augmenter(Protocol):
     """A dataclass whose fields are its options; makes more train samples out of train samples."""
 
     def augment(self, train: Samples) -> Iterator[Batch]:
-        """New samples only, with label and, where the kind has them, mask. Equal seeds, equal bytes.
-        Raises DataError when `train` has nothing to work from."""
+        """New samples, with label and mask. Equal seeds, equal bytes. Raises DataError without any to work from."""

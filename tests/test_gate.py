@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import ParamsError
 from pipeline.gate import Check, Measured, Verdict, refusal, verdict
-from pipeline.params import AgainstChampion, Limit, Params, Promote
+from pipeline.operation import AgainstChampion, Limit, Promote
+from pipeline.params import Params
 
 MARGIN = AgainstChampion("auroc", rule="margin")
 INTERVAL = AgainstChampion("auroc", resamples=500)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import metrics, paired
-from pipeline.params import PAIRED
+from pipeline.operation import PAIRED
 
 
 def detection_rate(label: np.ndarray, alarm: np.ndarray) -> float:
