@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import params
+from pipeline import operation, params
 from pipeline.errors import ParamsError
 from pipeline.plan import Plan
 from pipeline.rules.false_alarm_rate import FalseAlarmRate
@@ -33,7 +33,7 @@ def test_a_good_file_is_read_into_dataclasses() -> None:
     read.check()
     assert read.split == params.Split(calibrate=0.3, test=0.3, anomalies=params.Anomalies(train=0.2))
     assert read.calibrate == Plan(FalseAlarmRate(0.05, 0.9))
-    assert read.promote.limits == {"auroc": params.Limit(min=0.5)}
+    assert read.promote.limits == {"auroc": operation.Limit(min=0.5)}
     assert read.candidates == ["forest"]
 
 
