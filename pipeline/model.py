@@ -48,7 +48,7 @@ class Model:
 
         Samples are decoded `batch` at a time and local scores are not kept, so memory grows by these rows only."""
         if len(samples) == 0:
-            return _rows([], np.zeros(0, np.float32), np.zeros(0), np.zeros(0, str))
+            return empty_rows()
         score = scoring.score(self.stored.detector, samples, batch, keep_local=False).scores.sample
         of = groups(samples, self.calibration)
         return _rows(samples.ids, score, self.calibration.p_values(score, of), self.calibration.decide(score, of))
@@ -78,6 +78,11 @@ def groups(samples: Samples, calibration: threshold.Calibration) -> list[str] | 
         return [""] * len(samples)
     given = samples.rows[by]
     return given.astype("str").where(given.notna(), "").tolist()
+
+
+def empty_rows() -> pd.DataFrame:
+    """The scores of no sample."""
+    return _rows([], np.zeros(0, np.float32), np.zeros(0), np.zeros(0, str))
 
 
 def _rows(ids: list[str], score: np.ndarray, p_value: np.ndarray, decision: np.ndarray) -> pd.DataFrame:

@@ -81,14 +81,14 @@ class Score:
     With `false_discovery_rate` alarms are chosen over the whole batch, so that on average at most this share of them is
     false (Benjamini & Hochberg), instead of by the alarm threshold. With `shadow` the challenger scores the batch, too,
     without deciding anything.
-    A batch is cut into shards of `shard` samples (by default as many as suits the kind of data), of which `batch` are
-    in memory at a time. `runner` says who scores them, `workers` how many do so at once, `address` where a Dask
+    A batch is cut into shards of `shard` samples, of which `batch` are decoded at a time; by default as many as suits
+    the kind of data. `runner` says who scores them, `workers` how many do so at once, `address` where a Dask
     scheduler or a Ray cluster runs already; without one, a local one is started for the run.
     `keep` says which samples stay beside their scores, for people who look at them and for labels that come later.
     Each of `sinks` names its `kind` and its options, see pipeline/sinks/."""
 
     source: Annotated[str, MinLen(1)]
-    batch: Annotated[int, Ge(1), Le(4096)] = 32
+    batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     false_discovery_rate: Rate | None = None
     shadow: bool = False
     shard: Annotated[int, Ge(1)] | None = None

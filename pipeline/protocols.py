@@ -117,6 +117,9 @@ class Cut:
 class Modality(Protocol):
     """One kind of data: how it is read, checked, measured, drawn. Its fields are options of the section `dataset`."""
 
+    shard: ClassVar[int]  # samples of a batch that one hand takes, where params do not say
+    batch: ClassVar[int]  # samples of which it holds that many in memory
+
     def ingest(self, source: Path, out: Path, quarantine: Path) -> Ingested:
         """Read every sample of `source` (local) once: the good ones and `manifest.parquet` go under `out`, others under
         `quarantine` with a reason each. Raises DataError for a source it cannot understand."""
@@ -126,6 +129,9 @@ class Modality(Protocol):
 
     def cut(self, source: Path, size: int, out: Path) -> Cut:
         """Cut `source` into sources of at most `size` samples, under `out`; memory does not grow with their number."""
+
+    def thin(self, folder: Path, wanted: np.ndarray) -> None:
+        """Leave only the samples `wanted`, bool `(n,)` in the manifest's order, in a folder that `ingest` wrote."""
 
     def describe(self, batch: Batch) -> pd.DataFrame:
         """Plain facts about each sample, one float or text column each, to compare with those of another batch."""
@@ -141,8 +147,6 @@ class Modality(Protocol):
 
     def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
         """The frame to check for the dataset in `folder`, and the suite of checks for it."""
-
-    shard: ClassVar[int]  # samples of a batch that one hand scores at a time, where params do not say
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
         """Metrics of local scores over all test samples against labels of the same shape; -1 does not count."""

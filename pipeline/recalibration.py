@@ -28,17 +28,24 @@ def load(registry: Registry, version: Version, into: Path) -> Model:
     """The model of a version with the thresholds that it was last given, downloaded into the folder `into`.
 
     Raises ModelError when the calibration is damaged or of another model."""
+    return Model.load(*download(registry, version, into))
+
+
+def download(registry: Registry, version: Version, into: Path) -> tuple[Path, Path]:
+    """The model folder of a version and the calibration that it was last given, downloaded into the folder `into`.
+
+    Raises RegistryError when the calibration is not the one that the version's tag names."""
     folder = registry.download(version, into)
     given = version.tags.get(HASH)
     if given is None:
-        return Model.load(folder)
+        return folder, folder / CALIBRATION
     path = registry.artifact(version, f"{FOLDER}/{given[:12]}.json", into / "given")
     if sha256(path) != given:
         raise RegistryError(
             f"the calibration {path.name} of {version.name} version {version.number} must be the one that its tag"
             f" {HASH} names; calibrate it again (python -m flows.calibrate)"
         )
-    return Model.load(folder, path)
+    return folder, path
 
 
 def recalibrate(

@@ -1,7 +1,6 @@
 """Images: files on disk, laid on a canvas of one size as RGB uint8, with a label for every pixel where it is known."""
 
 import hashlib
-import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from functools import cached_property
 from io import BytesIO
 from os import cpu_count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -20,33 +19,15 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import link, sha256
+from pipeline.parts import image_cuts
 from pipeline.parts.image_canvas import Canvas, Polygon, Side
 from pipeline.parts.image_checks import frame_to_check, suite
 from pipeline.parts.image_files import NotAnImage, contrast, marked, opened
 from pipeline.parts.image_layouts import Found, listing
-from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Ingested, Samples, Scores
+from pipeline.parts.image_rows import set_aside, typed, write_png, written
+from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
 from pipeline.samples import View
 
-COLUMNS = {
-    "id": "str",
-    "sha256": "str",
-    "label": "int8",
-    "defect": "str",
-    "group": "str",
-    "category": "str",
-    "severity": "float64",
-    "time": "datetime64[us, UTC]",
-    "split": "str",
-    "path": "str",  # below the dataset's folder, as is `mask` ("" without one)
-    "mask": "str",
-    "mask_sha256": "str",
-    "mask_share": "float64",  # marked pixels of the mask, 0 to 1; NaN without one
-    "width": "int32",
-    "height": "int32",
-    "mode": "str",
-    "contrast": "float64",  # standard deviation of the grey levels
-    "region": "str",  # below the folder: which pixels of an image that lies on its canvas already count; "" for a file
-}
 AT_A_TIME = 1024  # images in the hands of the thread pool
 
 
@@ -54,6 +35,8 @@ AT_A_TIME = 1024  # images in the hands of the thread pool
 class Image:
     """Options of the `dataset` section for `kind: image`."""
 
+    shard: ClassVar[int] = 512
+    batch: ClassVar[int] = 32
     size: tuple[Side, Side] = (256, 256)
     """Height and width in pixels of the canvas that every image is laid on."""
     fit: Literal["letterbox", "stretch", "native"] = "letterbox"
@@ -75,11 +58,13 @@ class Image:
         """Decode every image of `source` once (see `image_layouts.listing` for what it may be), link the good ones to
         `out/images`, their masks to `out/masks`, the others to `quarantine/files`.
 
-        Writes manifest.parquet (COLUMNS) and rejected.parquet under `out`, and rejected.parquet and rejected.csv
+        Writes manifest.parquet (image_rows.COLUMNS) and rejected.parquet under `out`, and rejected.parquet and rejected.csv
         (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of the modes in
         image_files.MODES; an image whose mask is missing, unreadable or of another size is rejected, too.
-        Raises DataError when the layout or manifest makes no sense, or no image is left."""
-        listed = listing(source)
+        Raises DataError when the layout or manifest makes no sense, or no image is left; of a part of a batch, see
+        `cut`, none need be left."""
+        part = image_cuts.is_part(source)
+        listed = image_cuts.listing(source) if part else listing(source)
         frames: list[pd.DataFrame] = []
         rejected: list[tuple[str, str, str]] = []
         with (
@@ -93,19 +78,19 @@ class Image:
                 rows = []
                 for one, row in zip(some, pool.map(lambda one: self._take(one, out), some), strict=True):
                     if isinstance(row, str):
-                        rejected.append((one.id, _set_aside(one.path, one.id, quarantine), row))
+                        rejected.append((one.id, set_aside(one.path, one.id, quarantine), row))
                     else:
                         rows.append(row)
                     bar.update()
-                frames.append(_typed(rows))
-        rejected += [(name, _set_aside(path, name, quarantine), reason) for name, path, reason in listed.odd]
-        manifest = pd.concat(frames, ignore_index=True)
-        if manifest.empty:
+                frames.append(typed(rows))
+        rejected += [(name, set_aside(path, name, quarantine), reason) for name, path, reason in listed.odd]
+        manifest = pd.concat(frames, ignore_index=True) if frames else typed([])
+        if manifest.empty and not part:
             name, _, reason = rejected[0]
             raise DataError(
                 f"{source.name} must hold images that can be read, got {len(rejected)} others ({name}: {reason})"
             )
-        bad = _written(manifest, rejected, out)
+        bad = written(manifest, rejected, out)
         bad.to_parquet(quarantine / "rejected.parquet", index=False)
         bad.to_csv(quarantine / "rejected.csv", index=False, lineterminator="\n")
         return Ingested(manifest, bad)
@@ -134,8 +119,22 @@ class Image:
             row["mask_sha256"] = sha256(one.mask)
             link(one.mask, out / row["mask"])
         row["sha256"] = sha256(one.path)
+        if one.sha256 not in ("", row["sha256"]):
+            return "has changed while the batch was read"
         link(one.path, out / row["path"])
         return row
+
+    def cut(self, source: Path, size: int, out: Path) -> Cut:
+        """See parts/image_cuts.py."""
+        return image_cuts.cut(source, size, out)
+
+    def thin(self, folder: Path, wanted: np.ndarray) -> None:
+        """Remove the files of the other images, and their rows from the manifest."""
+        manifest = pd.read_parquet(folder / "manifest.parquet")
+        for row in manifest[~wanted].itertuples():
+            for name in filter(None, (row.path, row.mask)):
+                (folder / name).unlink()
+        manifest[wanted].to_parquet(folder / "manifest.parquet", index=False)
 
     @cached_property
     def _canvas(self) -> Canvas:
@@ -160,7 +159,7 @@ class Image:
             raise DataError(f"column path must hold the paths of image files, got {wrong[0]!r}")
         rows = frame.reindex(columns=["path", "region", "category", "group"]).to_dict("records")
         unknown = {"label": UNKNOWN, "width": 0, "height": 0}
-        return self.samples(_typed([{"id": row["path"], **row, **unknown} for row in rows]).assign(folder=""))
+        return self.samples(typed([{"id": row["path"], **row, **unknown} for row in rows]).assign(folder=""))
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The local paths of the images of manifest rows in a column `path`; `region` and `category` as they are."""
@@ -207,7 +206,7 @@ class Image:
     def save(self, batches: Iterable[Batch], out: Path) -> pd.DataFrame:
         """PNGs under `out/images`, masks of anomalous images under `out/masks`, regions under `out/regions`, and
         manifest.parquet."""
-        frames = [_typed([])]
+        frames = [typed([])]
         for batch in batches:
             rows = []
             for index, name in enumerate(batch.ids):
@@ -216,23 +215,23 @@ class Image:
                 row = {"id": name, "label": label, "defect": {NORMAL: "good", ANOMALOUS: "synthetic"}.get(label, "")}
                 row |= {"split": "train", "width": image.width, "height": image.height, "mode": image.mode}
                 row |= {"path": f"images/{name.removesuffix('.png')}.png", "contrast": contrast(image)}
-                row["sha256"] = _write(image, out / row["path"])
+                row["sha256"] = write_png(image, out / row["path"])
                 marks = None if batch.mask is None else batch.mask[index] == ANOMALOUS
                 if marks is not None and marks.any() and label != NORMAL:
                     row |= {"mask": f"masks/{name.removesuffix('.png')}.png", "mask_share": marks.mean()}
-                    row["mask_sha256"] = _write(Pil.fromarray(marks), out / row["mask"])
+                    row["mask_sha256"] = write_png(Pil.fromarray(marks), out / row["mask"])
                 if batch.region is not None:
                     row["region"] = f"regions/{name.removesuffix('.png')}.png"
-                    _write(Pil.fromarray(batch.region[index]), out / row["region"])
+                    write_png(Pil.fromarray(batch.region[index]), out / row["region"])
                 if batch.category is not None:
                     row["category"] = batch.category[index]
                 rows.append(row)
-            frames.append(_typed(rows))
+            frames.append(typed(rows))
         manifest = pd.concat(frames, ignore_index=True)
         if not manifest["path"].is_unique:
             twice = manifest["id"][manifest["path"].duplicated()].iloc[0]
             raise DataError(f"ids of new images must differ, got {twice!r} twice")
-        _written(manifest, [], out)
+        written(manifest, [], out)
         return manifest
 
     def checks(self, folder: Path) -> tuple[pd.DataFrame, list[Check]]:
@@ -252,40 +251,3 @@ class Image:
         from pipeline.parts.overlays import overlays
 
         return overlays(batch, scores, threshold, out)
-
-
-def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Manifest rows as a frame with COLUMNS and their types, also for no rows at all."""
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for name, kind in COLUMNS.items():
-        if kind == "str":
-            frame[name] = frame[name].astype("str").fillna("")
-    frame["time"] = pd.to_datetime(frame["time"], utc=True)
-    return frame.astype(COLUMNS)
-
-
-def _written(manifest: pd.DataFrame, rejected: list[tuple[str, str, str]], out: Path) -> pd.DataFrame:
-    """Write manifest.parquet and rejected.parquet; the latter as a frame."""
-    bad = pd.DataFrame(rejected, columns=["id", "path", "reason"], dtype="str")
-    manifest.to_parquet(out / "manifest.parquet", index=False)
-    bad.to_parquet(out / "rejected.parquet", index=False)
-    return bad
-
-
-def _set_aside(path: Path, name: str, quarantine: Path) -> str:
-    """Link a rejected file into the quarantine; its path there, or "" when there is no file to be had."""
-    target = quarantine / "files" / name
-    try:
-        link(path, target)
-    except (FileNotFoundError, PermissionError, shutil.SpecialFileError, IsADirectoryError):
-        return ""
-    return target.relative_to(quarantine).as_posix()
-
-
-def _write(image: Pil.Image, path: Path) -> str:
-    """Write a PNG; return its content hash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    path.write_bytes(buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()

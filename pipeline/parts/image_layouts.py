@@ -38,6 +38,7 @@ class Found:
     severity: float = float("nan")
     time: pd.Timestamp | None = None
     split: str = ""
+    sha256: str = ""  # of the file when it was listed; "" where nobody looked
 
 
 @dataclass(frozen=True)
