@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import small_line
+from tests.postgres import postgres  # noqa: F401  a fixture of every test
 
 HOME = pytest.StashKey[Path]()
 
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HOME": str(home),
         "PREFECT_HOME": str(home / "prefect"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{home.as_posix()}/mlflow.db",
+        "ASSAY_DATABASE_URL": f"sqlite:///{home.as_posix()}/assay.db",
         "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc"),
         "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
         "DVC_SITE_CACHE_DIR": str(home / "dvc-site"),
@@ -67,6 +69,14 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return uri
 
 
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database of results and monitoring of this test's own."""
+    uri = f"sqlite:///{tmp_path}/assay.db"
+    monkeypatch.setenv("ASSAY_DATABASE_URL", uri)
+    return uri
+
+
 @pytest.fixture(scope="session")
 def line_that_ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small table line after `evaluate`; not to be changed."""
@@ -77,3 +87,9 @@ def line_that_ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def line(line_that_ran: Path, tmp_path: Path) -> Path:
     """A copy of the small line, for this test alone."""
     return Path(shutil.copytree(line_that_ran, tmp_path / "line"))
+
+
+@pytest.fixture
+def ready(line: Path, store: str, database: str) -> Path:
+    """The small line with a champion: version 1, the candidate many."""
+    return small_line.promoted(line)
