@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline import params
+from pipeline import params, promotion, publication
+from pipeline.files import write_json
 from pipeline.params import Params
 from pipeline.stages import augment, calibrate, evaluate, ingest, split, train
 
@@ -63,6 +64,22 @@ def make(line: Path) -> Path:
     write(line, PARAMS)
     run(line, "many", "few")
     return line
+
+
+def promoted(line: Path) -> Path:
+    """The line with a champion in the store that MLFLOW_TRACKING_URI names: version 1, the candidate many."""
+    given = params.read(line / "params.yaml")
+    receipt, _ = publication.publish(given, line)
+    write_json(line / "reports/published.json", receipt)
+    assert promotion.promote(given, line)["champion"] == 1
+    return line
+
+
+def scoring(line: Path, **options: object) -> None:
+    """Change options of the section `score`."""
+    sections = yaml.safe_load((line / "params.yaml").read_text(encoding="utf-8"))
+    sections["score"] |= options
+    write(line, sections)
 
 
 def copy(line: Path, to: Path) -> Path:

@@ -58,8 +58,8 @@ class Image:
         """Decode every image of `source` once (see `image_layouts.listing` for what it may be), link the good ones to
         `out/images`, their masks to `out/masks`, the others to `quarantine/files`.
 
-        Writes manifest.parquet (image_rows.COLUMNS) and rejected.parquet under `out`, and rejected.parquet and rejected.csv
-        (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of the modes in
+        Writes manifest.parquet (image_rows.COLUMNS) and rejected.parquet under `out`, and rejected.parquet and
+        rejected.csv (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of the modes in
         image_files.MODES; an image whose mask is missing, unreadable or of another size is rejected, too.
         Raises DataError when the layout or manifest makes no sense, or no image is left; of a part of a batch, see
         `cut`, none need be left."""
