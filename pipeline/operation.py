@@ -114,8 +114,11 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cron expressions of the two deployments, and the time zone they are meant in."""
+    """Cron expressions of the two deployments, and the time zone they are meant in.
+
+    `retrain` says whether a training also starts by itself when monitoring finds drift or a broken promise."""
 
     train: str = "0 2 * * *"
     score: str = "0 * * * *"
     timezone: str = "UTC"
+    retrain: Literal["on-drift", "never"] = "on-drift"
