@@ -1,14 +1,14 @@
-"""Turn `dataset.source` into a local folder or file: a demo, a path, an archive, a SQL query or an fsspec URL."""
+"""Turn a source into a local folder or file: a demo, a path, a glob, an archive, a SQL query or an fsspec URL."""
 
-import errno
 import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from pipeline import globs, remote
 from pipeline.errors import DataError, ParamsError
+from pipeline.urls import clean
 
 DEMOS = ("demo:textures", "demo:textures/batch", "demo:wdbc", "demo:wdbc/batch")
 SQL_URL = "ASSAY_SQL_URL"
@@ -24,7 +24,12 @@ def fetch(source: str, work: Path) -> Path:
     - a zip or tar archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz), local or behind a URL, which is extracted;
     - `sql:SELECT ...`, run with the SQLAlchemy URL in the environment variable ASSAY_SQL_URL, as a Parquet file
       (rows come in the database's order: write ORDER BY where equal runs must give equal bytes);
-    - anything else with `://`, read through fsspec.
+    - a glob such as `incoming/2026-*/**/*.csv`, local or behind a URL: a folder of links (or copies) with names
+      relative to the part before the first wildcard. A folder that matches stands for all files in it; hidden files
+      match only where the glob names the dot. What is there by the name as it is written is no glob;
+    - anything else with `://`, read through fsspec. A .csv or .parquet file is a manifest when one of the first files
+      that its column `path` names is there, beside it or beside its folder; then all of those come along, and those of
+      its column `mask`. Files that are missing are for `ingest` to tell; a table that names no such file is a table.
 
     Raises ParamsError for an unknown demo, DataError for everything else that cannot be had. No message and no
     traceback shows the password or the query string of a URL.
@@ -35,11 +40,14 @@ def fetch(source: str, work: Path) -> Path:
     if source.startswith("sql:"):
         return _query(source.removeprefix("sql:").strip(), work / "query.parquet")
     if "://" in source:
-        return _unpacked(_download(source, work / "download"), work)
+        return _unpacked(remote.download(source, work / "download"), work)
     local = Path(source).expanduser()
     if not local.exists():
+        pattern = globs.parted(local.as_posix(), lambda path: Path(path).exists())
+        if pattern is not None:
+            return globs.linked(*pattern, work / "matched", repr(source))
         raise DataError(
-            f"source {source!r} does not exist: it must be a local file or folder, a URL with ://, sql:SELECT ..."
+            f"source {source!r} does not exist: it must be a local file, folder or glob, a URL with ://, sql:SELECT ..."
             f" or one of {', '.join(DEMOS)}"
         )
     return _unpacked(local.resolve(), work)
@@ -62,41 +70,6 @@ def _unpacked(path: Path, work: Path) -> Path:
     if not path.is_file() or not archives.is_archive(path):
         return path
     return archives.extract(path, work / "extracted")
-
-
-def _download(source: str, out: Path) -> Path:
-    """A file, or a folder with all that is in it, through fsspec."""
-    import fsspec
-    from fsspec.core import url_to_fs
-
-    protocol = source.partition("://")[0]
-    shown = _shown(source)
-    try:
-        files, path = url_to_fs(source)
-        if not files.exists(path):
-            raise DataError(f"source {shown} does not exist (read through fsspec's {protocol} file system)")
-        if files.isdir(path):
-            files.get(path.rstrip("/") + "/", f"{out}/", recursive=True)
-            if not out.is_dir() or not any(out.rglob("*")):
-                raise DataError(f"source {shown} is an empty folder (read through fsspec's {protocol} file system)")
-            return out
-        target = out / (Path(urlsplit(path).path).name or "download")
-        out.mkdir(parents=True, exist_ok=True)
-        files.get_file(path, str(target))
-        return target
-    except DataError:
-        raise
-    except ImportError as error:
-        raise DataError(
-            f"source {shown} needs a package that is not installed: {_clean(error, source)} (fsspec's {protocol})"
-        ) from None
-    except ValueError as error:
-        known = "" if protocol.split("::")[0] in fsspec.available_protocols() else "is not a protocol that fsspec knows"
-        raise DataError(f"source {shown} {known or 'cannot be read'}: {_clean(error, source)}") from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}:
-            raise  # our own disk, not the source's
-        raise DataError(f"source {shown} cannot be read: {_clean(error, source)}") from None
 
 
 def _query(query: str, target: Path) -> Path:
@@ -125,11 +98,11 @@ def _query(query: str, target: Path) -> Path:
         finally:
             engine.dispose()
     except ImportError as error:
-        raise DataError(f"{SQL_URL} needs a driver that is not installed: {_clean(error, url)}") from None
+        raise DataError(f"{SQL_URL} needs a driver that is not installed: {clean(error, url)}") from None
     except DBAPIError as error:
-        raise DataError(f"the SQL query {query[:80]!r} fails: {_clean(error.orig or error, url)}") from None
+        raise DataError(f"the SQL query {query[:80]!r} fails: {clean(error.orig or error, url)}") from None
     except (SQLAlchemyError, ValueError) as error:
-        raise DataError(f"{SQL_URL} must be a SQLAlchemy URL that can be opened: {_clean(error, url)}") from None
+        raise DataError(f"{SQL_URL} must be a SQLAlchemy URL that can be opened: {clean(error, url)}") from None
     return target
 
 
@@ -182,31 +155,3 @@ def _column(name: str, values: tuple[Any, ...]) -> Any:
             f"column {name!r} of the SQL query must hold one type of value, got {', '.join(kinds)}"
         ) from None
     return column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
-
-
-def _shown(url: str) -> str:
-    """A URL without user, password, query and fragment."""
-    protocol, _, rest = url.partition("://")
-    return f"{protocol}://{rest.split('?')[0].split('#')[0].rpartition('@')[2]}"
-
-
-def _secrets(url: str) -> set[str]:
-    """What must not be shown of a URL (or of several chained with `::`): passwords, tokens, values of the query."""
-    found: set[str] = set()
-    for part in url.split("::"):
-        rest = part.partition("://")[2]
-        # up to the last @ as well as up to the first slash: a password may hold either, unquoted
-        for user in (rest.rpartition("@")[0], rest.split("/")[0].rpartition("@")[0]):
-            name, _, password = user.partition(":")
-            found.add(password or name)
-        found |= {value for _, value in parse_qsl(urlsplit(part).query)}
-    return found - {""}
-
-
-def _clean(error: BaseException, url: str) -> str:
-    """The first line of an error's message, without the secrets that `url` holds."""
-    text = " ".join((str(error).splitlines() or [type(error).__name__])[0].split()).replace(url, _shown(url))
-    for secret in sorted(_secrets(url), key=len, reverse=True):
-        for form in {secret, unquote(secret), quote(secret, safe="")}:
-            text = text.replace(form, "***")
-    return text
