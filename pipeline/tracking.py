@@ -90,6 +90,7 @@ def connect() -> "Registry":
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
+        address.write_ahead(uri)
     return Registry(uri, client)
 
 

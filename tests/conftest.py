@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests import small_line
 from tests.postgres import postgres  # noqa: F401  a fixture of every test
 
 HOME = pytest.StashKey[Path]()
@@ -63,7 +64,8 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty MLflow store of this test's own, which MLFLOW_TRACKING_URI names."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(empty_store)) as ours, closing(sqlite3.connect(tmp_path / "mlflow.db")) as own:
+        ours.backup(own)  # the file alone may lack what is still in its write-ahead log
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
@@ -80,6 +82,8 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def line_that_ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small table line after `evaluate`; not to be changed."""
+    from tests import small_line  # imported here: MLflow's settings, made as it loads, must come after pytest_configure
+
     return small_line.make(tmp_path_factory.mktemp("line") / "parts")
 
 
@@ -92,4 +96,6 @@ def line(line_that_ran: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def ready(line: Path, store: str, database: str) -> Path:
     """The small line with a champion: version 1, the candidate many."""
+    from tests import small_line
+
     return small_line.promoted(line)

@@ -62,6 +62,10 @@ def test_the_store_is_the_checkouts_own_unless_the_environment_names_one(monkeyp
     [
         ("http://me:se:cr@t@host:1/x", "http://me:***@host:1/x"),
         ("postgresql+psycopg://me:secret@host/db", "postgresql+psycopg://me:***@host/db"),
+        (
+            "postgresql+psycopg://host/db?user=me&password=se%cr&x=1",
+            "postgresql+psycopg://host/db?user=me&password=***&x=1",
+        ),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
     ],
@@ -76,7 +80,8 @@ def test_a_server_that_is_down_ends_in_one_sentence(scheme: str, closed: int, mo
     with pytest.raises(RegistryError) as raised:
         tracking.connect()
     said = str(raised.value)
-    assert said.startswith(f"the MLflow server at {scheme}://me:***@127.0.0.1:{closed} does not answer")
+    named = {"postgresql": "postgresql+psycopg"}.get(scheme, scheme)
+    assert said.startswith(f"the MLflow server at {named}://me:***@127.0.0.1:{closed} does not answer")
     assert "secret" not in said
     assert "\n" not in said
 
