@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspe
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from pipeline.address import with_driver
 from pipeline.errors import RegistryError
 from pipeline.urls import hidden
 
