@@ -24,6 +24,7 @@ FACTS = ("name", "version", "batch", "samples", "decisions", "quarantined", "ala
 ROWS = 50_000  # rows held in memory at a time
 PATIENCE = (5.0, 30.0)  # seconds to be let in, and to be answered
 BACKOFF = 0.5  # seconds; twice that before the second retry, doubled before each further one
+TALKATIVE = ("urllib3.connectionpool", "urllib3.util.retry")
 LONGEST = 60  # seconds that a server may ask to be left alone before the next try
 
 
@@ -88,11 +89,10 @@ class Webhook:
         try:
             with requests.Session() as session, _unlogged(url):
                 session.mount(f"{url.scheme}://", HTTPAdapter(max_retries=retry))
+                options: dict[str, Any] = {"headers": headers, "timeout": PATIENCE, "stream": True}
                 # redirected, a POST would become a GET that tells nothing
-                answer = session.post(
-                    url.geturl(), body, headers=headers, timeout=PATIENCE, allow_redirects=False, stream=True
-                )
-                status = answer.status_code
+                with session.post(url.geturl(), body, allow_redirects=False, **options) as answer:
+                    status = answer.status_code
         except (requests.RequestException, ValueError) as error:
             raise DeliveryError(
                 f"the webhook at {place} cannot be reached, tried {self.retries + 1} times: {_why(error)}"
@@ -138,9 +138,11 @@ def _unlogged(url: SplitResult) -> Iterator[None]:
     def keep(record: logging.LogRecord) -> bool:
         return not secret or secret not in record.getMessage()
 
-    logger = logging.getLogger("urllib3.connectionpool")
-    logger.addFilter(keep)
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
+        for logger in loggers:
+            logger.removeFilter(keep)
