@@ -29,8 +29,9 @@ def make(line: Path, like: Path) -> None:
     if not (like / "params.yaml").exists():
         raise ParamsError(f"the line to start from must hold a params.yaml, {like} does not")
     back = os.path.relpath(ROOT, place).replace(os.sep, "/")
-    (place / "data/raw").mkdir(parents=True, exist_ok=True)
-    (place / "data/raw/.gitkeep").touch()
+    for watched in ("data/raw", "data/labelled"):
+        (place / watched).mkdir(parents=True, exist_ok=True)
+        (place / watched / ".gitkeep").touch()
     (place / ".dvc").mkdir(exist_ok=True)
     (place / ".dvc/config").write_text(DVC_CONFIG, encoding="utf-8")
     shutil.copyfile(ROOT / ".dvc/.gitignore", place / ".dvc/.gitignore")

@@ -12,6 +12,7 @@ from pipeline.errors import DataError
 from pipeline.protocols import NORMAL, UNKNOWN, Batch, Samples
 
 AHEAD = 2  # batches decoded before they are asked for
+LABELLED = "labelled"  # `split` of samples that people labelled after a batch was scored, see labelled.py and split.py
 
 
 class View:
@@ -71,15 +72,18 @@ def normals(samples: Samples) -> Samples:
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """The manifest of a dataset folder, with a column `folder` that tells where its samples lie.
+    """The manifest of a dataset folder, with a column `folder` that tells where its samples lie: there, or below it
+    where the file has a column `below`.
 
     Raises DataError when the folder holds no readable manifest."""
     try:
         rows = pd.read_parquet(folder / "manifest.parquet")
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} must hold a manifest.parquet that can be read: {error}") from error
-    rows["folder"] = str(folder)
-    return rows
+    if "below" not in rows:
+        return rows.assign(folder=str(folder))
+    below = rows.pop("below")
+    return rows.assign(folder=[str(folder / name) for name in below])
 
 
 def part(folder: Path, split: Path, name: str) -> pd.DataFrame:

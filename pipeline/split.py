@@ -18,6 +18,18 @@ error. If it has no calibration samples, calibration normals come out of its tra
 anomalies that `split.anomalies` gives to training and calibration come out of its test. The order
 within a stratum is that of a hash of seed and id: it does not depend on the order of the rows, and new
 samples hardly move old ones.
+
+Samples that people labelled after a batch was scored (`split` LABELLED in the manifest, see labelled.py) are no random
+draw: people look at alarms and at the review band first. They go to training and nowhere else:
+
+- Normals among them are mostly such that some model found odd. Calibration normals must be exchangeable with those to
+  come, else the promise is void; in the test they would make the false-alarm rate look worse than it is.
+- Anomalies among them are mostly those that a champion caught. Tested on, they would flatter its detection rate, and
+  the champion beside any candidate that finds others.
+
+The source is split as if they were not there, so that no label moves its samples: taking the siblings of an alarm out
+of calibration would bend the draw, too. A labelled sample that is linked with a calibrated or tested one of the source
+is therefore `unused`.
 """
 
 import hashlib
@@ -30,7 +42,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.errors import DataError
 from pipeline.params import Split
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN
-from pipeline.samples import presumed_normal
+from pipeline.samples import LABELLED, presumed_normal
 
 GIVEN = {
     "train": "train",
@@ -51,6 +63,18 @@ def assign(manifest: pd.DataFrame, split: Split) -> pd.DataFrame:
     if len(repeated):
         raise DataError(f"the manifest's ids must be unique, got {_some(repeated)} more than once")
     rows = manifest.sort_values("id", ignore_index=True)
+    back = (rows["split"] == LABELLED).to_numpy(bool)
+    part = np.full(len(rows), "train", object)
+    part[~back] = _of_source(rows[~back].reset_index(drop=True), split)
+    if back.any():
+        linked = _link(_keys(rows, split))
+        held = linked[~back & np.isin(part, ("calibrate", "test"))]
+        part[back & np.isin(linked, held)] = "unused"
+    return pd.DataFrame({"id": rows["id"], "part": part})
+
+
+def _of_source(rows: pd.DataFrame, split: Split) -> np.ndarray:
+    """The part of each sample of the source, by its own split or ours."""
     rows["label"] = np.where(presumed_normal(rows["label"].to_numpy()), NORMAL, rows["label"])
     keys = _keys(rows, split)
     linked = _link(keys)
@@ -65,7 +89,7 @@ def assign(manifest: pd.DataFrame, split: Split) -> pd.DataFrame:
     else:
         part = _own(rows, linked, split)
     _refuse_empty(rows, part, split)
-    return pd.DataFrame({"id": rows["id"], "part": part})
+    return part
 
 
 def _text(column: pd.Series) -> pd.Series:

@@ -30,6 +30,7 @@ def test_a_new_line_reaches_the_dag_and_has_its_own_name(checkout: Path) -> None
     assert sections["promote"]["name"] == "camera3"
     assert sections["candidates"] == yaml.safe_load(before)["candidates"]
     assert (made / "data/raw").is_dir()
+    assert (made / "data/labelled/.gitkeep").exists()
     assert (made / ".dvc/config").exists()
     assert (checkout / "params.yaml").read_text() == before
 
