@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,11 @@ from annotated_types import Ge
 from pyarrow import parquet
 
 from pipeline.errors import DataError
-from pipeline.parts import table_checks, table_files, table_pictures, table_rows
-from pipeline.parts.columns import names
-from pipeline.parts.table_rows import ROLES, row_id, texts, typed
-from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Ingested, Samples, Scores
+from pipeline.parts import table_checks, table_cuts, table_files, table_pictures, table_rows, times
+from pipeline.parts.columns import TEXT, TIME, kind, names
+from pipeline.parts.table_rows import ROLES, row_id, typed
+from pipeline.parts.table_types import feature, texts
+from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
 from pipeline.samples import View, read_manifest
 
 
@@ -26,6 +27,9 @@ class Table:
     A column named here is no feature. Batches to score may lack all of them; a dataset to train on that lacks a
     named one fails validation, but for the label: without one all rows are of unknown label. Missing values are
     allowed in features: the detectors' encoder fills them."""
+
+    shard: ClassVar[int] = 100_000
+    batch: ClassVar[int] = 65_536
 
     label: str | None = "label"
     """Column with 0 (normal), 1 (anomalous), -1 or nothing (unknown), or false and true; null for none."""
@@ -61,24 +65,33 @@ class Table:
         rejected.parquet and rejected.csv (id, path, reason, raw) under `quarantine`. Rejected are rows with a label,
         time or severity that is none, an id that comes twice, text among numbers, infinity, too many or few fields.
         Raises DataError when the file as a whole cannot be understood, or no row is left."""
-        path = table_files.find(source)
-        raw = table_files.read(path, self.label or "label")
+        raw = table_files.read(table_files.find(source), self.label or "label")
         bad = table_rows.Rejected(raw.number)
         annotations = table_rows.annotations(raw, self._roles(), self.anomalous, bad)
-        features = table_rows.features(raw, {*self._roles().values(), *self.drop}, bad, path.name)
+        features = table_rows.features(raw, {*self._roles().values(), *self.drop}, bad, raw.name)
         good = bad.reason == ""
-        lost = [(annotations["id"].iloc[i], path.name, bad.reason[i], raw.line(i)) for i in np.flatnonzero(~good)]
-        lost += [(row_id(number), path.name, f"{reason} (row {number})", line) for number, reason, line in raw.rejected]
+        lost = [(annotations["id"].iloc[i], raw.name, bad.reason[i], raw.line(i)) for i in np.flatnonzero(~good)]
+        lost += [
+            (raw.prefix + row_id(number), raw.name, f"{reason} (row {number})", line)
+            for number, reason, line in raw.rejected
+        ]
         rejected = pd.DataFrame(lost, columns=["id", "path", "reason", "raw"], dtype="str")
-        if not good.any():
+        if not good.any() and not raw.is_part:
             why = rejected["reason"].iloc[0]
-            raise DataError(
-                f"{path.name} must hold rows that can be used, got {len(rejected)} others, the first: {why}"
-            )
+            raise DataError(f"{raw.name} must hold rows that can be used, got {len(rejected)} others, the first: {why}")
         rejected.to_parquet(quarantine / "rejected.parquet", index=False)
         rejected.to_csv(quarantine / "rejected.csv", index=False, lineterminator="\n")
         manifest = typed(annotations, len(good))[good].reset_index(drop=True)
         return _write(manifest, features[good].reset_index(drop=True), rejected[["id", "path", "reason"]], out)
+
+    def cut(self, source: Path, size: int, out: Path) -> Cut:
+        """Parts of a table file, or of all those in a folder, see parts/table_cuts.py."""
+        return table_cuts.cut(source, size, out, self.label or "label", self._roles(), self.drop)
+
+    def describe(self, batch: Batch) -> pd.DataFrame:
+        """The batch's columns (n, c), its ids as index: numbers, booleans, and dates as seconds since 1970, as float64
+        with NaN for missing ones; categories as texts, None for missing ones."""
+        return pd.DataFrame({name: _described(batch.x[name]) for name in batch.x.columns}, index=batch.x.index)
 
     def _roles(self) -> dict[str, str]:
         """The columns that are no features by what they are for."""
@@ -98,6 +111,13 @@ class Table:
 
         return View(rows, read)
 
+    def thin(self, folder: Path, wanted: np.ndarray) -> None:
+        """Take the other rows out of table.parquet and the manifest."""
+        manifest = pd.read_parquet(folder / "manifest.parquet")[wanted]
+        table = pd.read_parquet(folder / "table.parquet").iloc[manifest["row"].to_numpy()]
+        table.reset_index(drop=True).to_parquet(folder / "table.parquet", index=False)
+        manifest.assign(row=np.arange(len(manifest))).to_parquet(folder / "manifest.parquet", index=False)
+
     def from_frame(self, frame: pd.DataFrame) -> Samples:
         """Rows of unknown label; a column of ids is honoured, other named columns are left out.
 
@@ -108,7 +128,7 @@ class Table:
         ids = texts(frame[name]) if name in frame else [row_id(number + 1) for number in range(len(frame))]
         used = {name, *self._roles().values(), *self.drop}
         wanted = [column for column in frame.columns if column not in used]
-        features = pd.DataFrame({c: table_files.feature(frame[c], False)[0] for c in wanted}, index=frame.index)
+        features = pd.DataFrame({c: feature(frame[c], False)[0] for c in wanted}, index=frame.index)
         given = {"id": ids, "sha256": table_files.content(features), "label": UNKNOWN}
         for role in ("group", "category", "sensitive"):
             if self._roles().get(role) in frame:
@@ -146,6 +166,15 @@ class Table:
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         """One PNG per row: its score, the threshold, its columns and values."""
         return table_pictures.draw(batch, scores, threshold, out)
+
+
+def _described(column: pd.Series) -> pd.Series:
+    if kind(column) == TEXT:
+        return column.astype(object).where(column.notna(), None)
+    if kind(column) != TIME:
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), index=column.index)
+    since = times.microseconds(column)
+    return pd.Series(np.where(since == times.MISSING, np.nan, since / 1e6), index=column.index)
 
 
 def _write(manifest: pd.DataFrame, table: pd.DataFrame, rejected: pd.DataFrame, out: Path) -> Ingested:

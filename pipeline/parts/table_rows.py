@@ -9,7 +9,8 @@ import pandas as pd
 from pandas.api import types
 
 from pipeline.errors import DataError
-from pipeline.parts.table_files import Raw, feature
+from pipeline.parts.table_files import Raw
+from pipeline.parts.table_types import Decided, feature, texts
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN
 
 COLUMNS = {
@@ -63,24 +64,18 @@ def typed(given: Mapping[str, Any], n: int) -> pd.DataFrame:
     return frame.astype(columns)
 
 
-def texts(column: pd.Series) -> pd.Series:
-    """Values as text, "" for missing ones; whole numbers without decimals, so that 1, 1.0 and "1" are one."""
-    if types.is_float_dtype(column.dtype) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
-    return column.astype("str").fillna("").str.strip()
-
-
 def annotations(raw: Raw, roles: Mapping[str, str], anomalous: list[str], bad: Rejected) -> dict[str, Any]:
     """Manifest columns, but for `sha256` and `row`, of all rows; values that cannot be used are noted in `bad`."""
     given = {role: raw.columns[name].rename(name) for role, name in roles.items() if name in raw.columns}
-    rows: dict[str, Any] = {role: texts(given[role]) for role in ROLES if role in given}
+    like = {role: raw.decided.get(str(column.name), Decided()).witness for role, column in given.items()}
+    rows: dict[str, Any] = {role: texts(given[role], like[role]) for role in ROLES if role in given}
     if "id" in given:
         ids = rows["id"]
         bad.values(ids == "", given["id"], "an id in every row")
-        twice = ids.duplicated() & (ids != "")
+        twice = raw.again if raw.is_part else ids.duplicated() & (ids != "")
         bad.note(twice, lambda i: f"column {given['id'].name!r} must hold unique ids, got {ids.iloc[i]!r} again")
     else:
-        rows["id"] = pd.Series([row_id(number) for number in raw.number], dtype="str")
+        rows["id"] = pd.Series([raw.prefix + row_id(number) for number in raw.number.tolist()], dtype="str")
     if "label" in given:
         meaning = {value: ANOMALOUS if value in anomalous else NORMAL for value in rows["label"].unique()} | {"": -1}
         label = rows["label"].map(meaning) if anomalous else rows["label"].str.lower().map(_label)
@@ -131,7 +126,7 @@ def features(raw: Raw, used: set[str], bad: Rejected, where: str) -> pd.DataFram
     for name in wanted:
         column = raw.columns[name].rename(name)
         try:
-            found[name], odd = feature(column, raw.texts)
+            found[name], odd = feature(column, raw.texts, raw.decided.get(name))
         except DataError as error:
             raise DataError(f"{error} ({where}); name it in dataset.drop to leave it out") from error
         bad.values(odd, column, "numbers")

@@ -14,7 +14,7 @@ from pipeline.files import sha256
 from pipeline.modalities.table import Table
 from pipeline.parts.columns import MOST_TEXTS, Columns
 from pipeline.parts.table_checks import gives_away, identifies
-from pipeline.parts.table_files import feature
+from pipeline.parts.table_types import feature
 from pipeline.protocols import MANIFEST, Batch, Ingested, Scores
 from pipeline.samples import read_manifest
 
