@@ -107,9 +107,13 @@ class Score:
 class Monitor:
     """When a batch, or all batches of a version together, are no longer what its promise was made for.
 
-    `threshold` is the martingale's: over all time it is crossed by chance with probability at most 1 / threshold."""
+    `threshold` is the martingale's, and that of the evidence against the promised rate of alarms: over all time each is
+    reached by chance with probability at most 1 / threshold. A batch's own tests warn below the p-value `level`.
+    `anomalies` is the share of anomalous samples to expect in batches: so many more alarms break no promise."""
 
     threshold: Annotated[float, Gt(1)] = 100.0
+    level: Rate = 0.001
+    anomalies: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.errors import ParamsError, RegistryError
 from pipeline.files import link, scratch_folder
 from pipeline.golden import Golden, max_difference
 from pipeline.model import CALIBRATION
+from pipeline.monitoring import reference
 from pipeline.params import Params
 from pipeline.stages import VALIDATION
 from pipeline.tracking import Record, Registry, Version
@@ -62,8 +63,9 @@ def publish(params: Params, line: Path) -> tuple[dict[str, Any], dict[str, str]]
     status: dict[str, str] = {}
     with registry.exclusive(), scratch_folder(line / PUBLISHING) as work:
         golden = Golden(params, line, work / "golden")
+        normal = reference.Source(params, line)
         for candidate in candidates:
-            version, status[candidate.name] = _publish(registry, candidate, golden, work / candidate.name)
+            version, status[candidate.name] = _publish(registry, candidate, golden, normal, work / candidate.name)
             receipt["candidates"][candidate.name] = {
                 "version": version.number,
                 "run_id": version.run_id,
@@ -83,7 +85,9 @@ def missing_versions(receipt: dict[str, Any], registry: Registry | None = None) 
     return missing
 
 
-def _publish(registry: Registry, candidate: Candidate, golden: Golden, work: Path) -> tuple[Version, str]:
+def _publish(
+    registry: Registry, candidate: Candidate, golden: Golden, normal: reference.Source, work: Path
+) -> tuple[Version, str]:
     """The version that holds this content, registered now or found, and which of the two."""
     name = candidate.params.promote.name
     found = [v for v in registry.find(name, candidate.content_hash) if registry.has_files(v)]
@@ -91,7 +95,7 @@ def _publish(registry: Registry, candidate: Candidate, golden: Golden, work: Pat
     if whole:
         return whole[0], "already there"
     expected = candidate.loaded.score(candidate.loaded.stored.modality.samples(golden.rows))
-    version = found[0] if found else _register(registry, candidate, golden, expected, work)
+    version = found[0] if found else _register(registry, candidate, golden, normal, expected, work)
     _check(registry, version, candidate, golden, expected)
     return version, "already there" if found else "registered"
 
@@ -113,7 +117,14 @@ def _check(registry: Registry, version: Version, candidate: Candidate, golden: G
     registry.tag(version, {CHECKED: repr(difference)})
 
 
-def _register(registry: Registry, candidate: Candidate, golden: Golden, expected: pd.DataFrame, work: Path) -> Version:
+def _register(
+    registry: Registry,
+    candidate: Candidate,
+    golden: Golden,
+    normal: reference.Source,
+    expected: pd.DataFrame,
+    work: Path,
+) -> Version:
     from pipeline import mlflow_model  # after `tracking`, which keeps MLflow quiet
 
     name = candidate.params.promote.name
@@ -124,6 +135,8 @@ def _register(registry: Registry, candidate: Candidate, golden: Golden, expected
     _link_folder(candidate.report, artifacts / "report")
     _link_folder(golden.folder, artifacts / "golden")
     expected.to_parquet(artifacts / "golden/scores.parquet", index=False)
+    known = normal.of(candidate.loaded.stored)
+    known.write(artifacts / reference.FOLDER)
     for file in ("params.yaml", "dvc.lock"):
         if (candidate.line / file).exists():
             link(candidate.line / file, artifacts / file)
@@ -142,6 +155,7 @@ def _register(registry: Registry, candidate: Candidate, golden: Golden, expected
         "test_hash": hash_of_test(candidate.line),
         "git_commit": commit,
         "git_dirty": str(bool(diff)).lower(),
+        reference.TAG: str(len(known.inputs)),
     }
     record = Record(
         title=candidate.name,

@@ -1,0 +1,139 @@
+"""What the batches of a line say over time: drift, alarms, promises. `make monitor`
+
+python -m flows.monitor --line examples/magnetic_tile --last 30
+"""
+
+import argparse
+import base64
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from slugify import slugify
+
+from flows import server
+from flows.settings import ROOT, shown
+from pipeline import params
+from pipeline.ending import LOG, one_sentence
+from pipeline.files import whole_file
+from pipeline.params import Params
+
+PICTURE, TABLE = Path("reports/monitoring.png"), Path("reports/monitoring.csv")
+LAST = 30  # batches that are shown
+
+
+@task(task_run_name="monitor", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
+def record(given: Params, report: dict[str, Any]) -> Any:
+    """Record a scored batch once; its Verdict. Raises RegistryError when the registry or the database cannot be
+    reached."""
+    from pipeline.monitoring.record import record
+
+    return record(given, report)
+
+
+@flow(name="monitor", flow_run_name="monitor {line}", persist_result=False)
+def monitor(line: str = ".", last: int = LAST) -> list[dict[str, str]]:
+    """The last batches of the line in the folder `line` as a table, the oldest first; empty before the first.
+
+    Writes reports/monitoring.png and reports/monitoring.csv in the line's folder. Raises RegistryError when the
+    database cannot be reached."""
+    from pipeline.monitoring import picture
+    from pipeline.monitoring.record import history
+
+    folder = (ROOT / line).resolve()
+    name = params.read(folder / "params.yaml").promote.name
+    found = history(name, last)
+    if found.empty:
+        return []
+    with whole_file(folder / TABLE) as partial:
+        found.to_csv(partial, index=False, lineterminator="\n")
+    with whole_file(folder / PICTURE) as partial:
+        picture.draw(found, partial)
+    table = rows(found)
+    key = f"monitoring-{slugify(name)}"
+    create_table_artifact(table=table, key=key, description=f"{name}: the last {len(found)} batches")
+    data = base64.b64encode((folder / PICTURE).read_bytes()).decode("ascii")
+    said = f"{found['says'].iloc[-1]}\n\n![monitoring](data:image/png;base64,{data})\n"
+    create_markdown_artifact(said, key=f"{key}-picture", description=f"{name}: batches over time")
+    return table
+
+
+def rows(history: pd.DataFrame) -> list[dict[str, str]]:
+    """One dict of headings and texts per batch."""
+    from pipeline.monitoring.judged import shown as power
+
+    def share(value: float | None) -> str:
+        return "" if pd.isna(value) else f"{value:.2%}"
+
+    def number(value: float | None, form: str) -> str:
+        return "" if pd.isna(value) else form.format(value)
+
+    return [
+        {
+            "number": str(row.number),
+            "started": row.started,
+            "batch": row.batch,
+            "samples": str(row.samples),
+            "alarms": share(row.alarm_rate),
+            "allowed": share(row.allowed),
+            "martingale": power(row.martingale),
+            "highest": power(row.martingale_highest),
+            "scores p": number(row.scores_p, "{:.2g}"),
+            "inputs p": number(row.inputs_p, "{:.2g}"),
+            "unread": share(row.quarantined_share),
+            "samples/s": number(row.per_second, "{:.0f}"),
+            "found": _found(row),
+        }
+        for row in history.itertuples()
+    ]
+
+
+def _found(row: Any) -> str:
+    """What stands out of a batch, in a word or two."""
+    words = ["drift"] if row.drift else []
+    words += ["promise broken"] if row.broken else []
+    return ", ".join(words) or ("warning" if row.warnings != "[]" else "")
+
+
+def text(table: list[dict[str, str]]) -> str:
+    """The table for a console."""
+    left = {"started", "batch", "found"}  # texts; numbers stand on the right
+    widths = {heading: max(len(heading), *(len(row[heading]) for row in table)) for heading in table[0]}
+    lines = [{heading: heading for heading in widths}, *table]
+    return "\n".join(
+        "  ".join(
+            row[heading].ljust(width) if heading in left else row[heading].rjust(width)
+            for heading, width in widths.items()
+        ).rstrip()
+        for row in lines
+    )
+
+
+def main(*words: str) -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.monitor", description="what batches say over time")
+    parser.add_argument("--line", default=".", help="the line's folder")
+    parser.add_argument("--last", type=int, default=LAST, help="how many batches, the newest ones")
+    chosen = parser.parse_args(words)
+    if chosen.last < 1:
+        parser.error(f"--last must be at least 1, got {chosen.last}")
+    folder = Path(chosen.line).resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG),
+        server.running(lambda: params.read(folder / "params.yaml").check()),
+    ):
+        table = monitor(str(folder), chosen.last)
+    if not table:
+        print("no batch has been recorded yet: score one first (make score)")
+        return
+    print(text(table))
+    print(f"-> {shown(folder / PICTURE)}, {shown(folder / TABLE)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
