@@ -1,8 +1,8 @@
 """New thresholds for a registered version, from the scores in its calibration: nothing is trained or exported again.
 
 A new calibration is an artifact of the version's run, `calibrations/HASH.json`; tags of the version name the one in
-force and say what it promises, and what the one before did. Scoring takes it from the next batch on. What MLflow itself
-serves (`mlflow models serve`) keeps the calibration that the version was registered with.
+force and say what it promises, and what the one before did. Scoring takes it from the next batch on, `mlflow models
+serve` (see mlflow_model.py) from its next start on.
 """
 
 from collections.abc import Mapping
@@ -36,16 +36,32 @@ def download(registry: Registry, version: Version, into: Path) -> tuple[Path, Pa
 
     Raises RegistryError when the calibration is not the one that the version's tag names."""
     folder = registry.download(version, into)
-    given = version.tags.get(HASH)
-    if given is None:
-        return folder, folder / CALIBRATION
-    path = registry.artifact(version, f"{FOLDER}/{given[:12]}.json", into / "given")
-    if sha256(path) != given:
+    return folder, given(registry, version, into) or folder / CALIBRATION
+
+
+def given(registry: Registry, version: Version, into: Path) -> Path | None:
+    """The calibration that a version was last given, downloaded into the folder `into`; None without one.
+
+    Raises RegistryError when it is not the one that the version's tag names."""
+    digest = version.tags.get(HASH)
+    if digest is None:
+        return None
+    path = registry.artifact(version, f"{FOLDER}/{digest[:12]}.json", into / "given")
+    if sha256(path) != digest:
         raise RegistryError(
             f"the calibration {path.name} of {version.name} version {version.number} must be the one that its tag"
             f" {HASH} names; calibrate it again (python -m flows.calibrate)"
         )
-    return folder, path
+    return path
+
+
+def of_run(run_id: str, into: Path) -> Path | None:
+    """As `given`, of the version that came from a run, in the registry that MLflow is set to in this process.
+
+    None, too, where that holds no such version, or there is none: a model may be served from its files alone."""
+    registry = tracking.current()
+    version = registry and run_id and registry.of_run(run_id)
+    return given(registry, version, into) if registry and version else None
 
 
 def recalibrate(

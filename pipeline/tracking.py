@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import address
@@ -94,6 +95,18 @@ def connect() -> "Registry":
     return Registry(uri, client)
 
 
+def current() -> "Registry | None":
+    """The registry that MLflow is set to in this process, unless that is a SQLite store that does not exist.
+
+    Nothing is made in it and no lock is taken: models ask for it while they are loaded."""
+    uri = mlflow.get_registry_uri()
+    path = make_url(uri).database if uri.startswith("sqlite") else None
+    if path and not Path(path).is_file():
+        return None
+    address.must_answer(uri)
+    return Registry(uri, mlflow.MlflowClient(uri, uri))
+
+
 def initialise() -> None:
     """Create the store before work fans out."""
     connect()
@@ -130,6 +143,12 @@ class Registry:
         """The version `number` of `name`, or None."""
         with _asking(self.uri, f"read {name} version {number}"):
             return _or_none(lambda: _version(self.client.get_model_version(name, str(number))))
+
+    def of_run(self, run_id: str) -> Version | None:
+        """The newest version that came from a run, or None."""
+        with _asking(self.uri, f"search the versions of run {run_id}"):
+            found = self.client.search_model_versions(f"run_id = '{run_id}'")
+        return max((_version(v) for v in found), key=lambda v: v.number, default=None)
 
     def alias(self, name: str, alias: str) -> Version | None:
         """The version that carries `alias`, or None."""

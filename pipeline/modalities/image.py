@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import link, sha256
-from pipeline.parts import image_cuts
+from pipeline.parts import image_cuts, image_inline
 from pipeline.parts.image_canvas import Canvas, Polygon, Side
 from pipeline.parts.image_checks import frame_to_check, suite
 from pipeline.parts.image_files import NotAnImage, contrast, marked, opened
@@ -59,7 +59,7 @@ class Image:
         `out/images`, their masks to `out/masks`, the others to `quarantine/files`.
 
         Writes manifest.parquet (image_rows.COLUMNS) and rejected.parquet under `out`, and rejected.parquet and
-        rejected.csv (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of the modes in
+        rejected.csv (id, path below the quarantine, reason) under `quarantine`. Allowed are 8-bit images of
         image_files.MODES; an image whose mask is missing, unreadable or of another size is rejected, too.
         Raises DataError when the layout or manifest makes no sense, or no image is left; of a part of a batch, see
         `cut`, none need be left."""
@@ -128,6 +128,12 @@ class Image:
         """See parts/image_cuts.py."""
         return image_cuts.cut(source, size, out)
 
+    def describe(self, batch: Batch) -> pd.DataFrame:
+        """How bright, how rich in contrast and how sharp each image is: see parts/image_facts.py."""
+        from pipeline.parts.image_facts import facts
+
+        return facts(batch)
+
     def thin(self, folder: Path, wanted: np.ndarray) -> None:
         """Remove the files of the other images, and their rows from the manifest."""
         manifest = pd.read_parquet(folder / "manifest.parquet")
@@ -148,18 +154,16 @@ class Image:
         return View(rows, self._read)
 
     def from_frame(self, frame: pd.DataFrame) -> Samples:
-        """The images whose local paths stand in the column `path`, of unknown label. A column `region` may name a mask
-        for images that lie on their canvas already, `category` and `group` what they belong to; others are ignored."""
-        if "path" not in frame.columns:
-            raise DataError(
-                f"images must come with a column path, got the columns {', '.join(map(str, frame.columns))}"
-            )
-        wrong = [value for value in frame["path"] if not isinstance(value, str) or not value]
-        if wrong:
-            raise DataError(f"column path must hold the paths of image files, got {wrong[0]!r}")
-        rows = frame.reindex(columns=["path", "region", "category", "group"]).to_dict("records")
-        unknown = {"label": UNKNOWN, "width": 0, "height": 0}
-        return self.samples(typed([{"id": row["path"], **row, **unknown} for row in rows]).assign(folder=""))
+        """The images whose local paths stand in the column `path`, or whose files' bytes stand in `image` as base64, of
+        unknown label. A column `region` may name a mask for images that lie on their canvas already, `category` and
+        `group` what they belong to; others are ignored."""
+        files = image_inline.files(frame)
+        rows = frame.reindex(columns=["region", "category", "group"]).to_dict("records")
+        for number, (row, file) in enumerate(zip(rows, files, strict=True), 1):
+            name = str(file) if isinstance(file, Path) else f"in row {number}"
+            row |= {"id": name, "path": name, "label": UNKNOWN, "width": 0, "height": 0}
+        held = [None if isinstance(file, Path) else file for file in files]
+        return View(typed(rows).assign(folder=""), lambda some: self._read(some, [held[i] for i in some.index]))
 
     def to_frame(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The local paths of the images of manifest rows in a column `path`; `region` and `category` as they are."""
@@ -169,7 +173,8 @@ class Image:
 
         return pd.DataFrame({"path": local("path"), "region": local("region"), "category": rows["category"].to_list()})
 
-    def _read(self, rows: pd.DataFrame) -> Batch:
+    def _read(self, rows: pd.DataFrame, held: list[bytes | None] | None = None) -> Batch:
+        """Decode the images of some rows: files, or the bytes in `held` where there are."""
         height, width = self.size
         x = np.empty((len(rows), 3, height, width), np.uint8)
         mask = np.full((len(rows), height, width), UNKNOWN, np.int8)
@@ -177,7 +182,8 @@ class Image:
         region = np.ones((len(rows), height, width), bool)
         partly = False
         for index, row in enumerate(rows.itertuples()):
-            image = self._reopened(row.id, Path(row.folder, row.path), row.sha256)
+            data = held[index] if held else None
+            image = self._reopened(row.id, Path(row.folder, row.path) if data is None else data, row.sha256)
             canvas = Canvas(self.size, "stretch") if row.region else self._canvas
             x[index], inside = canvas.image(image)
             if row.region:
@@ -189,11 +195,11 @@ class Image:
         label = rows["label"].to_numpy(np.int8)
         return Batch(rows["id"].tolist(), x, label, mask, region if partly else None, rows["category"].tolist())
 
-    def _reopened(self, name: str, path: Path, content: str) -> Pil.Image:
-        """The image at `path`, which must still have the hash `content` ("" for not known)."""
+    def _reopened(self, name: str, path: Path | bytes, content: str) -> Pil.Image:
+        """The image at `path`, which must still have the hash `content` ("" for not known), or the bytes of one."""
         try:
-            if not content:
-                return opened(path, self.max_pixels)
+            if isinstance(path, bytes) or not content:
+                return opened(BytesIO(path) if isinstance(path, bytes) else path, self.max_pixels)
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != content:
                 raise DataError(f"image {name} has changed since it was ingested ({path}); run ingest again")

@@ -1,5 +1,6 @@
 """Images: what is read is what was there, and the options and the real data that it is read with."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -200,14 +201,35 @@ def test_a_frame_of_paths(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch.x[1, 0], noise(24, 32, seed=1))
 
 
+def test_a_frame_of_files_as_base64_text_gives_the_batches_of_the_files(tmp_path: Path) -> None:
+    paths = [put(tmp_path / name, seed=seed) for seed, name in enumerate(("b.png", "a.png", "c.png"))]
+    texts = [b64encode(path.read_bytes()).decode() for path in paths]
+    frame = pd.DataFrame(
+        {"image": [texts[0], None, f"data:image/png;base64,{texts[2]}"], "path": ["", str(paths[1]), None]}
+    )
+    modality = Image(size=(24, 32))
+    (expected,) = modality.from_frame(pd.DataFrame({"path": list(map(str, paths))})).batches(8)
+    samples = modality.from_frame(frame)
+    for view, positions in ((samples, [0, 1, 2]), (samples[np.array([2, 1])], [2, 1])):
+        came = list(view.batches(2))
+        np.testing.assert_array_equal(np.concatenate([batch.x for batch in came]), expected.x[positions])
+    assert samples.ids == ["in row 1", str(paths[1]), "in row 3"]
+
+
 def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must come with a column path, got the columns file"):
+    with pytest.raises(DataError, match="must come with a column path .* or image .*, got the columns file"):
         Image().from_frame(pd.DataFrame({"file": ["a.png"]}))
-    with pytest.raises(DataError, match="column path must hold the paths of image files, got 3"):
+    with pytest.raises(DataError, match="row 1: column path must hold texts, got '3'"):
         Image().from_frame(pd.DataFrame({"path": [3]}))
     with pytest.raises(DataError, match="cannot be used: the file is missing"):
         list(Image().from_frame(pd.DataFrame({"path": [str(tmp_path / "no.png")]})).batches(1))
+    no_image = pd.DataFrame({"image": [b64encode(b"plain words").decode()]})
+    with pytest.raises(DataError, match="image in row 1 cannot be used: not an image in a known format"):
+        list(Image().from_frame(no_image).batches(1))
     huge = put(tmp_path / "huge.png", huge_png())
+    inline = pd.DataFrame({"image": [b64encode(huge.read_bytes()).decode()]})
+    with pytest.raises(DataError, match="image in row 1 cannot be used: 10000 x 10000 pixels are more than"):
+        list(Image().from_frame(inline).batches(1))
     with pytest.raises(DataError, match="cannot be used: 10000 x 10000 pixels are more than"):
         list(Image().from_frame(pd.DataFrame({"path": [str(huge)]})).batches(1))
 
