@@ -6,13 +6,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: run test lint ui serve line score promote rollback calibrate lock clean help
+.PHONY: run test lint ui serve line score monitor labels runs promote rollback calibrate lock clean help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
 	@$(BIN)/python -m flows.train --line $(LINE)
 
 test: .venv/installed ## the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed ## ruff, lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -25,6 +25,15 @@ serve: .venv/installed ## serve the scheduled deployments of prefect.yaml
 
 score: .venv/installed ## score the batch that params name, with the champion
 	@$(BIN)/python -m flows.score --line $(LINE)
+
+monitor: .venv/installed ## what the batches of a line say over time: drift, alarms, promises
+	@$(BIN)/python -m flows.monitor --line $(LINE)
+
+labels: .venv/installed ## give labels back, for precision, recall and the next training: make labels FILE=labels.csv
+	@$(BIN)/python -m flows.label --line $(LINE) $(FILE)
+
+runs: .venv/installed ## the run log: what was read, with which model, what came out
+	@$(BIN)/python -m flows.runs --line $(LINE)
 
 promote: .venv/installed ## ask the gate again
 	@$(BIN)/python -m flows.promote --line $(LINE)

@@ -10,28 +10,79 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, task
 from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from slugify import slugify
 
-from flows import server
+from flows import events, server, slots
 from flows.settings import ROOT, shown
-from pipeline import params
+from pipeline import params, runlog
 from pipeline.ending import LOG, one_sentence
+from pipeline.params import Params
 
 LARGE = 2 * 2**20  # bytes of a picture that would swell Prefect's database
+FAILED = 3  # exit status when shards failed and the rest was scored
+
+
+@task(task_run_name="registry", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
+def open_registry() -> None:
+    """Ask whether the registry answers, some times. Raises RegistryError when it does not."""
+    from pipeline import tracking
+
+    tracking.initialise()
+
+
+@task(task_run_name="deliver", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
+def deliver(given: Params, report: dict[str, Any]) -> list[str]:
+    """Bring the scores to the sinks. Raises DeliveryError or RegistryError when one does not take them."""
+    from pipeline import delivery
+
+    return delivery.deliver(given, report)
 
 
 @flow(name="score", flow_run_name="score {line}", persist_result=False)
 def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
     """Score `source` (by default the line's own, from its params) with the champion of the line in the folder `line`.
 
-    The report of the batch, with its folder. Raises RegistryError without a champion, DataError for a batch that
-    cannot be read."""
+    The report of the batch, with its folder and what monitoring says. Raises RegistryError without a champion or a
+    registry that answers, DataError for a batch that cannot be read, DeliveryError when a sink does not take it."""
+    from flows import engines
     from pipeline import batch
 
     folder = (ROOT / line).resolve()
-    report = batch.score_batch(params.read(folder / "params.yaml"), folder, source)
+    given = params.read(folder / "params.yaml")
+    with runlog.run("score", shown(folder), source=source or given.score.source) as entry:
+        open_registry()
+        with slots.gpu():
+            report = batch.score_batch(given, folder, source, engines.engine(given.score), engines.cores(given.score))
+        entry.note(model=f"{report['name']} version {report['version']}", out=_out(report))
+        _show(report)
+        report["delivered"] = deliver(given, report)
+        report["monitoring"] = _watch(given, shown(folder), report)
+        entry.note(out=_out(report))
+    return report
+
+
+def _watch(given: Params, line: str, report: dict[str, Any]) -> dict[str, Any] | None:
+    """Record a whole batch in monitoring and tell Prefect what it found; None for one with shards that failed."""
+    told = {"batch": report["batch"], "version": report["version"], "model": report["name"]}
+    if report["failed"]:
+        events.emit("assay.shards-failed", line, told | {"says": f"{len(report['failed'])} shards failed"})
+        return None
+    from flows.monitor import record
+
+    verdict = record(given, report)
+    if report["decisions"]["reject"] and verdict.new:
+        events.emit("assay.alarms", line, told | {"alarms": report["decisions"]["reject"]})
+    for found, event in ((verdict.drift, "assay.drift"), (verdict.broken, "assay.promise-broken")):
+        if found and verdict.new:
+            events.emit(event, line, told | {"says": verdict.says})
+    return {"drift": verdict.drift, "broken": verdict.broken, "warnings": verdict.warnings, "says": verdict.says}
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Put the batch's figures and its worst alarm onto the run's Prefect page."""
     create_table_artifact(
         table=_table(report),
         key=f"batch-{slugify(report['name'])}",
@@ -43,7 +94,6 @@ def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
         create_image_artifact(
             f"data:image/png;base64,{data}", key=f"worst-alarm-{slugify(report['name'])}", description=picture.name
         )
-    return report
 
 
 def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,10 +104,11 @@ def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
         "samples": report["samples"],
         **report["decisions"],
         "quarantined": report["quarantined"],
+        "shards failed": len(report["failed"]),
         "alarm rate": "" if rate is None else f"{rate:.2%}",
         "promised false-alarm rate": "" if report["promised_rate"] is None else f"{report['promised_rate']:.2%}",
     }
-    if report.get("false_discovery_rate") is not None:  # absent from reports of before
+    if report["false_discovery_rate"] is not None:
         rows["promised share of false alarms among all"] = f"{report['false_discovery_rate']:.2%}"
     if "shadow" in report:
         shadow = report["shadow"]
@@ -65,6 +116,15 @@ def _table(report: dict[str, Any]) -> list[dict[str, Any]]:
         apart = shadow.get("failed", apart)
         rows[f"decisions of the shadow (version {shadow['version']}) that differ"] = apart
     return [{"what": what, "value": str(value)} for what, value in rows.items()]
+
+
+def _out(report: dict[str, Any]) -> str:
+    """What came out, in a sentence."""
+    decisions = ", ".join(f"{count} {name}" for name, count in report["decisions"].items())
+    failed = f"; {len(report['failed'])} of {report['shards']} shards failed" if report["failed"] else ""
+    said = f"{report['samples']} samples: {decisions}; {report['quarantined']} quarantined{failed}"
+    watched = report.get("monitoring")
+    return f"{said} -> {shown(Path(report['folder']))}/" + (f"; {watched['says']}" if watched else "")
 
 
 def _prepare(line: str) -> None:
@@ -76,7 +136,9 @@ def _prepare(line: str) -> None:
 def main(*words: str) -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.score", description="score a batch with the champion")
     parser.add_argument("--line", default=".", help="the line's folder")
-    parser.add_argument("--source", help="folder, file, archive or URL of the batch (default: score.source in params)")
+    parser.add_argument(
+        "--source", help="folder, file, glob, archive, query or URL of the batch (default: score.source in params)"
+    )
     chosen = parser.parse_args(words)
     source = chosen.source
     if source and ":" not in source:
@@ -86,11 +148,11 @@ def main(*words: str) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG), server.running(lambda: _prepare(line)):
         report = score(line, source)
-    decisions = ", ".join(f"{count} {name}" for name, count in report["decisions"].items())
-    print(
-        f"{report['samples']} samples scored with {report['name']} version {report['version']}: {decisions}; "
-        f"{report['quarantined']} quarantined -> {shown(Path(report['folder']))}/"
-    )
+    print(f"scored with {report['name']} version {report['version']}: {_out(report)}")
+    for failed in report["failed"]:
+        print(f"error: shard {failed['shard']}: {failed['error']}", file=sys.stderr)
+    if report["failed"]:
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

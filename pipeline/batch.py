@@ -1,65 +1,99 @@
-"""Score one batch with the champion: a Parquet file of decisions, pictures of the worst alarms, what was unreadable.
+"""Score one batch with the champion: cut it into shards, let an engine score them, put the results together.
 
-A batch has an id, made of its content and the version that scored it: scoring it again finds the result there.
+A batch has an id, made of its content and the version that scored it: scoring it again finds the result there, and
+finishes what an interrupted run left.
 """
 
 import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from filelock import FileLock
 
-from pipeline import explanation, recalibration, sources, threshold, tracking
-from pipeline.errors import DataError, ModelError, RegistryError
-from pipeline.files import link, scratch_folder, whole_folder, write_json
-from pipeline.model import Model
+from pipeline import recalibration, results, shards, sources, tracking
+from pipeline.errors import AssayError, DataError, ModelError, RegistryError
+from pipeline.files import scratch_folder, whole_folder
+from pipeline.model import CALIBRATION, Model
 from pipeline.operation import Score
 from pipeline.params import Params
-from pipeline.protocols import Ingested, Samples
-from pipeline.samples import read_manifest
+from pipeline.protocols import Cut
+from pipeline.shards import Job, Shard
 from pipeline.tracking import Registry, Version
 
 SCORES = Path("scores")
-WORK = Path(".assay/batch")
-PICTURES = 50  # alarms that are drawn, the worst first
+WORK = Path(".assay/batch")  # of the run at work
+UNFINISHED = Path(".assay/batches")  # finished shards of batches that are not
+MODELS = Path(".assay/models")
+KEPT = 3  # models, and unfinished batches, that stay on disk
+INPUTS = 1000  # samples of a batch that are described
+Engine = Callable[[list[Job]], None]
 
 
-def score_batch(params: Params, line: Path, source: str | None = None) -> dict[str, Any]:
+def one_by_one(jobs: list[Job]) -> None:
+    """The engine without an engine: shards one after the other, in this thread."""
+    for job in jobs:
+        shards.score(job)
+
+
+def score_batch(
+    params: Params, line: Path, source: str | None = None, engine: Engine = one_by_one, cores: int | None = None
+) -> dict[str, Any]:
     """Score `source` (by default the one of `params.score`, seen from the folder `line`) with the champion.
 
-    Writes `scores/BATCH/` in `line`: scores.parquet (id, score, p_value, decision, in tables `because` of alarms, see
-    explanation.py, model_name, model_version, data_hash; with a shadow its score, p_value and decision), alarms/ with
-    pictures, quarantine/ with reasons, report.json, which is returned with the folder's name as `folder`. Thresholds
-    are those that the version was last given. Raises RegistryError when there is no champion, DataError when the
-    source cannot be read."""
-    name = params.promote.name
+    `engine` calls `shards.score` for each job, in any order and anywhere, with `cores` processor cores each; what it
+    could not do is scored by the next run. Writes `scores/BATCH/` in `line`, see results.py; its report is returned
+    with the folder's name as `folder`. Thresholds are those that the version was last given. One run of a line at a
+    time: another waits. Raises RegistryError when there is no champion, DataError when the source cannot be read, or no
+    shard of it can be scored."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    line = line.resolve()
     registry = tracking.connect()
-    champion = registry.alias(name, "champion")
-    if champion is None:
-        raise RegistryError(
-            f"{name} has no champion to score with: run the line first (make run), or set the alias champion "
-            "on a version in MLflow"
-        )
+    champion = _champion(registry, params.promote.name)
     (line / WORK.parent).mkdir(parents=True, exist_ok=True)
     with FileLock(line / WORK.with_suffix(".lock")), scratch_folder(line / WORK) as work:
-        model = recalibration.load(registry, champion, work / "model")
-        shadow = registry.alias(name, "challenger") if params.score.shadow else None
-        fetched = sources.fetch(source or seen_from(line, params.score.source), work / "fetched")
-        found = _ingest(model, fetched, work)
-        content = _content_hash(found)
-        batch = f"{content[:12]}-v{champion.number}{_variant(champion, shadow, params.score)}"
+        shadow = registry.alias(params.promote.name, "challenger") if params.score.shadow else None
+        place = _model(registry, champion, line)
+        model = shards.loaded(*place, cores)
+        named = source or params.score.source
+        fetched = sources.fetch(source or seen_from(line, named), work / "fetched")
+        size = params.score.shard or model.stored.modality.shard
+        cut = model.stored.modality.cut(fetched, size, work / "cut")
+        batch = f"{cut.content[:12]}-v{champion.number}{_variant(champion, shadow, params.score)}"
         folder = line / SCORES / batch
-        if not (folder / "report.json").exists():
+        if not _whole(folder):
+            done = line / UNFINISHED / batch
+            done.mkdir(parents=True, exist_ok=True)
+            report = {
+                "name": params.promote.name,
+                "version": champion.number,
+                "batch": batch,
+                "data_hash": cut.content,
+                "source": _shown(named),
+                "started": started.isoformat(timespec="seconds"),
+            }
+            beside, report["shadow"] = _shadow(registry, shadow, line)
+            jobs = _jobs(params.score, cut, work, done, place, beside, report, cores)
+            engine([job for job in jobs if shards.finished(done, job.number) is None])
+            found = [_outcome(job) for job in jobs]
+            _some_scored(found)
+            report["seconds"] = round(time.monotonic() - clock, 3)
             with whole_folder(folder) as out:
-                report = {"name": name, "version": champion.number, "batch": batch, "data_hash": content}
-                samples = model.stored.modality.samples(read_manifest(work / "dataset"))
-                scores = _scores(model, samples, params.score)
-                report |= {} if shadow is None else _shadowed(registry, shadow, scores, work, params.score.batch)
-                _fill(out, model, found, samples, work, report, scores, params.score)
-        return {**json.loads((folder / "report.json").read_text(encoding="utf-8")), "folder": str(folder)}
+                results.write(out, model, done, found, report, params.score)
+            if not report["failed"]:
+                shutil.rmtree(done)
+        _forget(line / UNFINISHED, batch)
+        return {**read_report(folder), "folder": str(folder)}
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of a scored batch."""
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 def seen_from(line: Path, source: str) -> str:
@@ -67,17 +101,61 @@ def seen_from(line: Path, source: str) -> str:
     return source if ":" in source or source.startswith("~") else str(line / source)
 
 
-def _ingest(model: Model, source: Path, work: Path) -> Ingested:
-    """Read the batch as training data are read: with the same checks, by the kind of data that the model knows."""
-    for folder in ("dataset", "quarantine"):
-        (work / folder).mkdir()
-    return model.stored.modality.ingest(source, work / "dataset", work / "quarantine")
+def _shown(source: str) -> str:
+    """A source without the password and the query string of a URL."""
+    return re.sub(r"//[^/@]*@", "//***@", source.partition("?")[0]) if "://" in source else source
 
 
-def _content_hash(found: Ingested) -> str:
-    good = found.manifest[["id", "sha256"]].astype(str).sort_values("id")
-    bad = found.rejected[["id", "reason"]].astype(str).sort_values("id")
-    return sha256((good.to_csv(index=False) + bad.to_csv(index=False)).encode()).hexdigest()
+def _champion(registry: Registry, name: str) -> Version:
+    champion = registry.alias(name, "champion")
+    if champion is None:
+        raise RegistryError(
+            f"{name} has no champion to score with: run the line first (make run), or set the alias champion "
+            "on a version in MLflow"
+        )
+    return champion
+
+
+def _model(registry: Registry, version: Version, line: Path) -> tuple[str, str, str]:
+    """Folder, calibration and name of a version's model on this machine: downloaded once, however many batches."""
+    calibration = version.tags.get(recalibration.HASH, "")
+    name = f"v{version.number}-{(version.run_id + calibration)[:8]}-{calibration[:12] or 'given'}"
+    folder = line / MODELS / version.name / name
+    place = (str(folder / "model"), str(folder / CALIBRATION), str(folder))
+    if folder.exists():
+        try:
+            Model.load(folder / "model", folder / CALIBRATION)
+            return place
+        except ModelError:  # damaged since
+            shutil.rmtree(folder)
+    with whole_folder(folder) as out:
+        model, thresholds = recalibration.download(registry, version, out / "downloaded")
+        shutil.copyfile(thresholds, out / CALIBRATION)
+        shutil.copytree(model, out / "model")
+        shutil.rmtree(out / "downloaded", ignore_errors=True)
+        Model.load(out / "model", out / CALIBRATION)
+    _forget(folder.parent, name)
+    return place
+
+
+def _forget(folder: Path, but: str) -> None:
+    """Remove all but the newest folders."""
+    if folder.is_dir():
+        others = [p for p in folder.iterdir() if p.is_dir() and p.name != but and not p.name.startswith(".")]
+        for path in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _shadow(
+    registry: Registry, shadow: Version | None, line: Path
+) -> tuple[tuple[str, str, str] | None, dict[str, Any] | None]:
+    """The shadow's model and what the report says of it. One that cannot be loaded harms nothing."""
+    if shadow is None:
+        return None, None
+    try:
+        return _model(registry, shadow, line), {"version": shadow.number}
+    except (DataError, ModelError, RegistryError) as error:
+        return None, {"version": shadow.number, "failed": str(error)}
 
 
 def _variant(champion: Version, shadow: Version | None, score: Score) -> str:
@@ -91,74 +169,60 @@ def _variant(champion: Version, shadow: Version | None, score: Score) -> str:
     return f"-{sha256(json.dumps(given).encode()).hexdigest()[:8]}" if given else ""
 
 
-def _scores(model: Model, samples: Samples, score: Score) -> pd.DataFrame:
-    """Scores and decisions of the batch; with a false discovery rate, `reject` is what that leaves over all of it, and
-    what is above the alarm threshold only is for review where there is such a band."""
-    scores = model.score(samples, score.batch)
-    if score.false_discovery_rate is not None:
-        alarm = threshold.discoveries(scores["p_value"].to_numpy(), score.false_discovery_rate)
-        spared = "accept" if model.calibration.thresholds["review"] is None else "review"
-        before = scores["decision"].to_numpy(object)
-        scores["decision"] = np.where(alarm, "reject", np.where(before == "reject", spared, before)).astype(str)
-    why = explanation.because(model.stored.detector, samples, (scores["decision"] == "reject").to_numpy())
-    return scores if why is None else scores.assign(because=why)
+def _whole(folder: Path) -> bool:
+    """Whether a batch was scored without a shard that failed."""
+    return (folder / "report.json").exists() and not read_report(folder).get("failed")
 
 
-def _shadowed(registry: Registry, shadow: Version, scores: pd.DataFrame, work: Path, size: int) -> dict[str, Any]:
-    """Put the shadow's columns beside the champion's; where they disagree, for the report. A shadow that cannot score
-    the batch harms nothing: then the report says why."""
-    try:
-        model = recalibration.load(registry, shadow, work / "shadow")
-        other = model.score(model.stored.modality.samples(read_manifest(work / "dataset")), size)
-    except (DataError, ModelError, RegistryError) as error:
-        return {"shadow": {"version": shadow.number, "failed": str(error)}}
-    for column in ("score", "p_value", "decision"):
-        scores[f"shadow_{column}"] = other[column].to_numpy()
-    apart = scores[scores["decision"] != scores["shadow_decision"]]
-    pairs = (apart["decision"] + " -> " + apart["shadow_decision"]).value_counts().sort_index()
-    nearest = np.minimum(apart["p_value"], apart["shadow_p_value"]).sort_values(kind="stable").index[:PICTURES]
-    listed = apart.loc[nearest, ["id", "decision", "shadow_decision"]].to_dict("records")
-    return {
-        "shadow": {
-            "version": shadow.number,
-            "agree": len(scores) - len(apart),
-            "disagree": {str(pair): int(count) for pair, count in pairs.items()},
-            "samples": listed,
-        }
-    }
-
-
-def _fill(
-    out: Path,
-    model: Model,
-    found: Ingested,
-    samples: Samples,
-    work: Path,
-    report: dict[str, Any],
-    scores: pd.DataFrame,
+def _jobs(
     score: Score,
-) -> None:
-    scores["model_name"] = report["name"]
-    scores["model_version"] = report["version"]
-    scores["data_hash"] = report["data_hash"]
-    scores.to_parquet(out / "scores.parquet", index=False)
-    worst = scores[scores["decision"] == "reject"].nlargest(PICTURES, "score").index.to_numpy()
-    pictures = model.draw(samples[worst], out / "alarms", score.batch) if len(worst) else []
-    for path in sorted(p for p in (work / "quarantine").rglob("*") if p.is_file()):
-        link(path, out / "quarantine" / path.relative_to(work / "quarantine"))
-    counts = scores["decision"].value_counts()
-    rejected: pd.DataFrame = found.rejected[["id", "reason"]].astype(str)
-    calibration = model.calibration
-    report |= {
-        "samples": len(scores),
-        "decisions": {name: int(counts.get(name, 0)) for name in ("accept", "review", "reject")},
-        "quarantined": len(rejected),
-        "reasons": rejected["reason"].value_counts().sort_index().to_dict(),
-        "alarm_rate": float((scores["decision"] == "reject").mean()) if len(scores) else None,
-        "promised_rate": calibration.promised_false_alarms,
-        "promised_escape_rate": calibration.promised_escapes,
-        "false_discovery_rate": score.false_discovery_rate,
-        "promise": calibration.says(),
-        "pictures": [path.relative_to(out).as_posix() for path in pictures],
+    cut: Cut,
+    work: Path,
+    done: Path,
+    champion: tuple[str, str, str],
+    shadow: tuple[str, str, str] | None,
+    report: dict[str, Any],
+    cores: int | None,
+) -> list[Job]:
+    columns = {
+        "model_name": report["name"],
+        "model_version": report["version"],
+        "data_hash": report["data_hash"],
     }
-    write_json(out / "report.json", report)
+    return [
+        Job(
+            number,
+            str(part),
+            str(work / "shards"),
+            str(done),
+            champion,
+            shadow,
+            score.batch,
+            score.false_discovery_rate,
+            score.keep == "all",
+            columns,
+            -(-INPUTS // len(cut.parts)),
+            int(cut.content[:8], 16),
+            cores,
+        )
+        for number, part in enumerate(cut.parts)
+    ]
+
+
+def _outcome(job: Job) -> Shard:
+    """What became of a shard: finished, or the error that it left; none when its worker died."""
+    found = shards.finished(Path(job.done), job.number)
+    if found is not None:
+        return found
+    try:
+        kept = json.loads((Path(job.done) / f"{job.name}.error.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return shards.failed(job, AssayError("its worker ended without a word; run it again"))
+    del kept["traceback"]
+    return Shard(**kept)
+
+
+def _some_scored(found: list[Shard]) -> None:
+    if found and all(shard.error for shard in found):
+        more = f" (and {len(found) - 1} more shards failed)" if len(found) > 1 else ""
+        raise DataError(f"{found[0].error}{more}")

@@ -118,7 +118,7 @@ def _score(job: Job) -> Shard:
         explained = (scores["decision"] == "reject").to_numpy()
         if job.false_discovery_rate is not None:  # which of these are alarms is known when all shards are
             explained = (scores["p_value"] <= job.false_discovery_rate).to_numpy()
-            flagged |= explained
+            flagged = flagged | explained
         why = explanation.because(model.stored.detector, samples, explained)
         scores = scores if why is None else scores.assign(because=why)
         shadow_failed = "" if job.shadow is None else _shadowed(scores, job, samples, size)

@@ -93,9 +93,29 @@ def line(line_that_ran: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(line_that_ran, tmp_path / "line"))
 
 
-@pytest.fixture
-def ready(line: Path, store: str, database: str) -> Path:
-    """The small line with a champion: version 1, the candidate many."""
+def copied(database: Path, to: Path) -> None:
+    """Copy a SQLite database, what its write-ahead log holds included."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
+
+
+@pytest.fixture(scope="session")
+def promoted(line_that_ran: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small line after its promotion, and MLflow's store beside it; not to be changed."""
     from tests import small_line
 
-    return small_line.promoted(line)
+    folder = tmp_path_factory.mktemp("promoted")
+    copied(empty_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        small_line.promoted(Path(shutil.copytree(line_that_ran, folder / "line")))
+    return folder
+
+
+@pytest.fixture
+def ready(promoted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> Path:
+    """The small line with a champion: version 1, the candidate many. A copy for this test alone, as are the databases;
+    the artifacts of what was published are shared, so they must not be changed."""
+    copied(promoted / "mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return Path(shutil.copytree(promoted / "line", tmp_path / "line"))

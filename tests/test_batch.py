@@ -7,26 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from pipeline import batch, params, promotion, publication, recalibration, threshold, tracking
+from pipeline import batch, params, recalibration, results, threshold, tracking
 from pipeline.errors import DataError, RegistryError
-from pipeline.files import write_json
 from pipeline.model import Model
 from pipeline.plan import Plan
 from pipeline.rules.false_alarm_rate import FalseAlarmRate
 from pipeline.threshold import Scored
 from tests import small_line
-
-
-@pytest.fixture
-def ready(line: Path, store: str) -> Path:
-    """The line with a champion: version 1, the candidate many."""
-    given = params.read(line / "params.yaml")
-    receipt, _ = publication.publish(given, line)
-    write_json(line / "reports/published.json", receipt)
-    assert promotion.promote(given, line)["champion"] == 1
-    return line
 
 
 def score(line: Path, source: str | None = None) -> dict[str, Any]:
@@ -81,7 +69,7 @@ def test_the_report_counts_everything_once(ready: Path) -> None:
 def test_the_worst_alarms_are_drawn_first_and_not_more_than_allowed(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "PICTURES", 2)
+    monkeypatch.setattr(results, "PICTURES", 2)
     drawn: list[str] = []
     draw = Model.draw
     monkeypatch.setattr(
@@ -174,22 +162,16 @@ def test_scores_are_finite_and_p_values_are_rates(ready: Path) -> None:
     assert scores["p_value"].between(1 / 46, 1).all()
 
 
-def with_score(line: Path, **options: Any) -> None:
-    sections = yaml.safe_load((line / "params.yaml").read_text())
-    sections["score"] |= options
-    small_line.write(line, sections)
-
-
 def test_a_false_discovery_rate_decides_over_the_whole_batch(ready: Path) -> None:
     plain = score(ready)
-    with_score(ready, false_discovery_rate=0.2)
+    small_line.scoring(ready, false_discovery_rate=0.2)
     report = score(ready)
     assert report["batch"] != plain["batch"]
     assert report["false_discovery_rate"] == 0.2
     scores = pd.read_parquet(Path(report["folder"]) / "scores.parquet")
     expected = threshold.discoveries(scores["p_value"].to_numpy(), 0.2)
     assert (scores["decision"] == "reject").tolist() == expected.tolist()
-    with_score(ready, false_discovery_rate=1e-6)  # more than 45 normals can tell
+    small_line.scoring(ready, false_discovery_rate=1e-6)  # more than 45 normals can tell
     none = score(ready)
     assert none["decisions"] == {"accept": 25, "review": 0, "reject": 0}
     recalibration.recalibrate(params.read(ready / "params.yaml"), ready, {"review": 0.5})
@@ -203,7 +185,7 @@ def test_a_false_discovery_rate_decides_over_the_whole_batch(ready: Path) -> Non
 
 def test_a_shadow_scores_the_same_batch_and_decides_nothing(ready: Path) -> None:
     plain = score(ready)
-    with_score(ready, shadow=True)
+    small_line.scoring(ready, shadow=True)
     assert tracking.connect().alias("parts", "challenger").number == 2
     report = score(ready)
     assert {k: report[k] for k in ("decisions", "version", "pictures")} == {
@@ -226,9 +208,10 @@ def test_a_shadow_scores_the_same_batch_and_decides_nothing(ready: Path) -> None
     assert "shadow" not in score(ready)
 
 
-def test_a_shadow_that_cannot_score_harms_nothing(ready: Path, tmp_path: Path) -> None:
+def test_a_shadow_that_cannot_score_harms_nothing(line: Path, store: str, database: str, tmp_path: Path) -> None:
+    ready = small_line.promoted(line)
     plain = score(ready)
-    with_score(ready, shadow=True)
+    small_line.scoring(ready, shadow=True)
     registry = tracking.connect()
     folder = registry.download(registry.version("parts", 2), tmp_path / "downloaded")
     for path in tmp_path.rglob("mlartifacts/**/state.safetensors"):
