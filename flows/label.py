@@ -25,6 +25,7 @@ from pipeline.errors import DataError, LineError
 from pipeline.files import sha256
 
 NOTE = Path(".assay/labelled")  # the hash of the .dvc file that the folder was last brought in line with
+PENDING = Path(".assay/labelled.pending")  # stands while the folder may hold what DVC has not seen
 REFUSED = 3  # exit status when some rows were refused and the others are used
 LAST = 5  # batches whose figures are printed
 
@@ -67,9 +68,13 @@ def _take(given: params.Params, folder: Path, source: str) -> dict[str, Any]:
         return report | {"added": 0, "relabelled": 0}
     with alone(folder):
         _check_out(folder)
+        unseen = (folder / PENDING).exists() or not (folder / NOTE).exists()
+        (folder / PENDING).touch()
         added = labelled.add(folder, given.modality, found.kept)
-        _dvc(folder, "add", labelled.SAMPLES.as_posix())
-        _note(folder)
+        if unseen or added != labelled.Added():
+            _dvc(folder, "add", labelled.SAMPLES.as_posix())
+            _note(folder)
+        (folder / PENDING).unlink()
     return report | {"added": added.new, "relabelled": added.changed}
 
 

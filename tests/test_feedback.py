@@ -1,6 +1,5 @@
 """Labels given back: files as people write them, joined with what was decided, kept in SQL, made part of the data."""
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image as Pil
 from scipy.stats import hypergeom
 from sqlalchemy import select
 
@@ -24,34 +22,7 @@ from pipeline.protocols import Modality
 from pipeline.samples import normals, read_manifest
 from tests import small_line
 from tests.pictures import stripes
-
-
-def scored(
-    line: Path,
-    batch: str,
-    modality: Modality,
-    source: Path,
-    decisions: list[str],
-    data: str = "",
-    version: int = 1,
-    keep: bool = True,
-    started: str = "2026-01-01T00:00:00+00:00",
-) -> Path:
-    """A batch as `results.write` leaves it, with decisions of our own."""
-    folder = line / "scores" / batch
-    samples, quarantine = folder / "samples/00000", folder / "quarantine"
-    samples.mkdir(parents=True)
-    quarantine.mkdir()
-    manifest = modality.ingest(source, samples, quarantine).manifest
-    rows = pd.DataFrame({"id": manifest["id"], "score": np.arange(len(manifest), dtype=np.float32)})
-    rows = rows.assign(p_value=0.5, decision=decisions, model_name="parts", model_version=version)
-    rows.assign(data_hash=data or batch).to_parquet(folder / "scores.parquet", index=False)
-    counts = {name: decisions.count(name) for name in ("accept", "review", "reject")}
-    report = {"name": "parts", "version": version, "batch": batch, "started": started, "decisions": counts}
-    (folder / "report.json").write_text(json.dumps(report))
-    if not keep:
-        (samples / "manifest.parquet").unlink()
-    return folder
+from tests.scored import images, scored
 
 
 def rows_of(line: Path, name: str, seed: int, n: int = 6) -> Path:
@@ -452,13 +423,6 @@ def test_samples_that_do_not_go_with_the_source_are_left_out_and_named(
     assert [sentence.partition(":")[0].split("/")[0] for sentence in joined.unfit] == ["odd"]
     assert why in joined.unfit[0]
     assert not rows["id"].str.startswith("labelled/odd").any()
-
-
-def images(folder: Path, n: int, seed: int) -> Path:
-    folder.mkdir(parents=True)
-    for index, image in enumerate(stripes(n, seed)):
-        Pil.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index}.png")
-    return folder
 
 
 def test_labelled_images_are_linked_not_copied(tmp_path: Path, database: str) -> None:
