@@ -65,7 +65,8 @@ class Model:
         """Score samples that come as a DataFrame: score, p_value and decision, one row per row of `frame`.
 
         Raises DataError when they cannot be read."""
-        rows = self.score(self.stored.modality.from_frame(frame))
+        modality = self.stored.modality
+        rows = self.score(modality.from_frame(frame), modality.batch)
         return rows.drop(columns="id").set_index(frame.index)
 
 

@@ -21,7 +21,8 @@ class Scored:
 def score(detector: Detector, samples: Samples, batch: int = 32, *, keep_local: bool) -> Scored:
     """Score every sample of `samples`, `batch` at a time; maps are held only with `keep_local`."""
     sample, local, truth = [], [], []
-    with tqdm(total=len(samples), desc="score", unit="sample", mininterval=1.0) as bar:
+    one = len(samples) <= batch  # as a request to a served model: a bar would tell nothing, and fill its log
+    with tqdm(total=len(samples), desc="score", unit="sample", mininterval=1.0, disable=one) as bar:
         for some in samples.batches(batch):
             scores = detector.score(some)
             sample.append(scores.sample)

@@ -11,6 +11,7 @@ from pipeline.errors import DataError
 
 PATH, IMAGE = "path", "image"
 SHOWN = 40  # characters of what came that a message repeats
+LONGEST, LONGEST_PART = 4095, 255  # characters of a path, bytes of a name in it
 DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
@@ -38,11 +39,17 @@ def _file(row: dict[str, object], number: int) -> Path | bytes:
     if len(texts) != 1:
         raise DataError(f"row {number} must have a path or an image, got {'both' if texts else 'neither'}")
     ((name, text),) = texts.items()
-    return Path(str(text)) if name == PATH else _bytes(str(text), number)
+    return _path(str(text), number) if name == PATH else _bytes(str(text), number)
 
 
 def _missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and value != value)
+
+
+def _path(text: str, number: int) -> Path:
+    if len(text) > LONGEST or "\0" in text or any(len(part.encode()) > LONGEST_PART for part in text.split("/")):
+        raise DataError(f"row {number}: column path must hold the path of a file, got {text[:SHOWN]!r} and so on")
+    return Path(text)
 
 
 def _bytes(text: str, number: int) -> bytes:
