@@ -22,6 +22,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows import slots
 from flows.settings import stage_environment
 from pipeline.errors import LineError
 
@@ -192,7 +193,7 @@ def run_stage(line: Line, stage: str, missing: Sequence[str] = ()) -> str:
         line.outcome[stage] = UP_TO_DATE
         print(f"{stage:<28}{UP_TO_DATE}", flush=True)
         return UP_TO_DATE
-    with line.slots:
+    with slots.stage(stage), line.slots:
         try:
             line.outcome[stage] = _reproduce(line, stage, bool(missing))
         except LineError:

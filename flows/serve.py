@@ -9,25 +9,32 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
+from filelock import FileLock, Timeout
 from prefect import serve
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import server
+from flows import automations, leftovers, server, slots
 from flows.settings import ROOT, shown, stage_environment
 from flows.train import ONE_AT_A_TIME
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
-from pipeline.errors import ParamsError
+from pipeline.errors import LineError, ParamsError
 
 FILE = ROOT / "prefect.yaml"
+LOCK = Path(".assay/serve.lock")
+TRAIN = "train"  # the flow that drift starts
+# Who holds a slot is kept in Prefect's home. By default it is lost with a server that ends, and with it the slot.
+LEASES = ("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")
 
 
 def deployments(folder: Path, file: Path = FILE) -> list[RunnerDeployment]:
@@ -43,13 +50,14 @@ def deployments(folder: Path, file: Path = FILE) -> list[RunnerDeployment]:
 def _deployment(entry: dict[str, Any], given: params.Params, line: str) -> RunnerDeployment:
     flow = entry["entrypoint"].rpartition(":")[2]
     slug = re.sub(r"[^a-z0-9]+", "-", line.lower()).strip("-")
+    limit = entry.get("concurrency_limit")
     return RunnerDeployment.from_entrypoint(
         entry["entrypoint"],
         name=f"{entry['name']}-{slug}" if slug else entry["name"],
         description=entry.get("description"),
         tags=[*entry.get("tags", []), given.promote.name],
         parameters={**entry.get("parameters", {}), "line": line},
-        concurrency_limit=entry.get("concurrency_limit"),
+        concurrency_limit=ConcurrencyLimitConfig(**limit) if isinstance(limit, dict) else limit,
         schedule=_schedule(flow, given.schedule),
     )
 
@@ -95,15 +103,49 @@ def main(*words: str) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(ROOT)  # entrypoints start here
     os.environ["PYTHONPATH"] = stage_environment()["PYTHONPATH"]
-    served = [deployment for folder in folders for deployment in deployments(folder)]
-    with _server(chosen.prefect_port) as api, temporary_settings({PREFECT_API_URL: api}):
-        with get_client(sync_client=True) as client:
-            client.upsert_global_concurrency_limit_by_name(ONE_AT_A_TIME, 1)
-        for deployment in served:
+    os.environ.setdefault(*LEASES)
+    served = {folder: deployments(folder) for folder in folders}
+    webhook = automations.address()
+    with _alone(list(served)), _server(chosen.prefect_port) as api, temporary_settings({PREFECT_API_URL: api}):
+        said = _set_up(served, webhook)
+        for deployment in (one for found in served.values() for one in found):
             when = [f"{one.schedule.cron} {one.schedule.timezone}" for one in deployment.schedules or []]
             print(f"{deployment.flow_name}/{deployment.name}: {when[0] if when else 'when a person runs it'}")
-        print(f"serving at {api.removesuffix('/api')} until Ctrl-C", flush=True)
-        serve(*served, print_starting_message=False)
+        print("\n".join([*said, f"serving at {api.removesuffix('/api')} until Ctrl-C"]), flush=True)
+        serve(*(one for found in served.values() for one in found), print_starting_message=False)
+
+
+def _set_up(served: dict[Path, list[RunnerDeployment]], webhook: str | None) -> list[str]:
+    """Put the deployments, their limits and the automations onto the server; what is worth knowing, in sentences."""
+    said: list[str] = []
+    trainings: dict[str, UUID | None] = {}
+    with get_client(sync_client=True) as client:
+        for limit in (ONE_AT_A_TIME, slots.GPU):
+            client.upsert_global_concurrency_limit_by_name(limit, 1)
+        for folder, found in served.items():
+            retrain = params.read(folder / "params.yaml").schedule.retrain == "on-drift"
+            for deployment in found:
+                number = deployment.apply()
+                said += [f"{deployment.flow_name}/{deployment.name}: {one}" for one in leftovers.clear(client, number)]
+                if deployment.flow_name == TRAIN:
+                    trainings[shown(folder)] = number if retrain else None
+        return said + automations.set_up(client, trainings, webhook)
+
+
+@contextmanager
+def _alone(folders: list[Path]) -> Iterator[None]:
+    """Each line is served once on this machine: a second server would take the first one's runs for dead.
+
+    Raises LineError for a line that is served already."""
+    with ExitStack() as held:
+        for folder in folders:
+            lock = FileLock(folder / LOCK)
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+            except Timeout as error:
+                raise LineError(f"{shown(folder)} is served already, by another make serve on this machine") from error
+        yield
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ python -m flows.train --line examples/magnetic_tile
 """
 
 import argparse
+import json
 import re
 import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import Task, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
@@ -22,12 +24,15 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import dag, server, summary
 from flows.settings import ROOT, shown
 from flows.turns import alone
-from pipeline import params
+from pipeline import params, runlog
 from pipeline.ending import LOG, one_sentence
 from pipeline.errors import AssayError, LineError, RegistryError
+from pipeline.stages import MODELS
 
 PUBLISH, REGISTRY = "publish", "registry"
 ONE_AT_A_TIME = "assay-training"  # Prefect's concurrency limit that `make serve` sets to 1
+# Seconds between tries of a served run while the registry is down: nobody is there to start it again.
+UNATTENDED = [2, 10, 60, 300, 600]
 THREADS = 512  # they only wait; `dag.Line.slots` says how many stages run at once
 
 
@@ -58,13 +63,32 @@ def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> str:
     folder = (ROOT / line).resolve()
     given = params.read(folder / "params.yaml")
     given.check()
-    with _slot(), alone(folder):
-        reproduce(dag.Line(folder, jobs))
-    _promote(line)  # takes its turn itself, since it may wait for a person's approval
-    scored = _score(line) if score_after else None
-    found = summary.read(folder, given, scored)
-    _show(found, folder)
+    with runlog.run("train", shown(folder), given.dataset.source) as entry:
+        with _slot(), alone(folder):
+            reproduce(dag.Line(folder, jobs))
+        entry.note(data_hash=_data(folder, given))
+        _promote(line)  # takes its turn itself, since it may wait for a person's approval
+        found = summary.read(folder, given)
+        entry.note(model=_champion(found), out=_out(found), verdict=found.says)
+        if score_after:
+            found = replace(found, scored=_score(line))
+        _show(found, folder)
     return summary.text(found)
+
+
+def _champion(found: summary.Summary) -> str | None:
+    return None if found.champion is None else f"{found.registered} version {found.champion}"
+
+
+def _data(folder: Path, given: params.Params) -> str | None:
+    """The hash of the data that the candidates, who share them, were trained on."""
+    found = [folder / MODELS / name / "detector.json" for name in given.candidates]
+    return next((json.loads(path.read_text(encoding="utf-8"))["data"] for path in found if path.exists()), None)
+
+
+def _out(found: summary.Summary) -> str:
+    """What came out, for the run log."""
+    return ", ".join(f"{c.name} version {c.version}" for c in found.candidates if c.version is not None)
 
 
 def _promote(line: str) -> None:
@@ -84,15 +108,23 @@ def _slot() -> AbstractContextManager[Any]:
     return concurrency(ONE_AT_A_TIME) if runtime.deployment.id else nullcontext()
 
 
+def _patient(tried: Task[Any, Any]) -> Task[Any, Any]:
+    """A task that tries on for longer in a served run; what a person must put right still fails at once."""
+    if not runtime.deployment.id:
+        return tried
+    return tried.with_options(retries=len(UNATTENDED), retry_delay_seconds=UNATTENDED)
+
+
 def reproduce(line: dag.Line) -> None:
     """Run every stage after those that it needs, independent ones side by side. Raises LineError if any failed."""
     futures: dict[str, PrefectFuture[Any]] = {}
+    run_stage = _patient(dag.run_stage)
     if PUBLISH in line.needs:
-        futures[REGISTRY] = open_registry.submit(line.folder)
+        futures[REGISTRY] = _patient(open_registry).submit(line.folder)
     try:
         for stage, needs in line.needs.items():
             missing = futures[REGISTRY] if stage == PUBLISH else ()
-            futures[stage] = dag.run_stage.submit(line, stage, missing, wait_for=[futures[need] for need in needs])
+            futures[stage] = run_stage.submit(line, stage, missing, wait_for=[futures[need] for need in needs])
         for future in futures.values():
             future.wait()
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows import runs
 from pipeline import runlog
 from pipeline.errors import DataError, RegistryError
 
@@ -70,6 +71,43 @@ def test_the_newest_runs_of_a_line_come_first(database: str, monkeypatch: pytest
     assert runlog.last("lines/a").source.tolist() == ["2", "0"]
     assert runlog.last(count=3).source.tolist() == ["3", "2", "1"]
     assert runlog.last("lines/c").empty
+
+
+def test_the_log_is_printed(database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.main("--line", str(ROOT / "lines/a"))
+    clock = ["2026-11-23T10:00:00.000+00:00"]
+    monkeypatch.setattr(runlog, "_now", lambda: clock[-1])
+    with runlog.run("score", "lines/a", "incoming") as entry:
+        entry.note(data_hash="0123456789abcdef", model="parts version 3", out="25 samples", verdict="no\n drift")
+        clock.append("2026-11-23T10:01:07.200+00:00")
+    with pytest.raises(DataError), runlog.run("score", "lines/b", "x" * 80):
+        clock.append("2026-11-23T10:01:10.000+00:00")
+        raise DataError("b.png cannot be read")
+    runs.main("--line", str(ROOT / "lines/a"))
+    runs.main("--last", "1")
+    said = [row.split("  ") for row in capsys.readouterr().out.splitlines()]
+    assert said[0] == ["no run of lines/a is on record"]
+    assert [cell.strip() for cell in said[2] if cell] == [
+        "2026-11-23 10:00",
+        "0:01:07",
+        "score",
+        "lines/a",
+        "done",
+        "incoming (0123456789ab)",
+        "parts version 3",
+        "25 samples; no drift",
+    ]
+    newest = [cell.strip() for cell in said[4] if cell]
+    assert newest == [
+        "2026-11-23 11:00",
+        "0:00:03",
+        "score",
+        "lines/b",
+        "failed",
+        "x" * 59 + "…",
+        "b.png cannot be read",
+    ]
+    assert len(said) == 5
 
 
 def test_a_killed_run_is_found_by_the_next_one(database: str) -> None:

@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from flows import serve
+from flows import serve, slots
 from flows.settings import ROOT
 from flows.train import ONE_AT_A_TIME
 from pipeline.errors import ParamsError
@@ -36,14 +36,18 @@ def test_params_say_when(scheduled: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("train", "flows/train.py:train", str(scheduled), 1),
         ("score", "flows/score.py:score", str(scheduled), 1),
         ("calibrate", "flows/calibrate.py:calibrate", str(scheduled), 1),
+        ("monitor", "flows/monitor.py:monitor", str(scheduled), 1),
+        ("labels", "flows/label.py:labels", str(scheduled), 1),
     ]
-    assert found[2].schedules in (None, [])  # a person starts it
+    assert all(d.schedules in (None, []) for d in found[2:])  # a person starts them
+    strategies = [d.concurrency_options and d.concurrency_options.collision_strategy for d in found]
+    assert strategies == ["CANCEL_NEW", "CANCEL_NEW", None, None, None]
     crons = [d.schedules[0].schedule for d in found[:2]]
     assert [(c.cron, c.timezone) for c in crons] == [
         ("30 3 * * 1-5", "Europe/Berlin"),
         ("*/20 * * * *", "Europe/Berlin"),
     ]
-    assert len({d.name for d in found} | {d.name for d in serve.deployments(ROOT)}) == 6
+    assert len({d.name for d in found} | {d.name for d in serve.deployments(ROOT)}) == 10
 
 
 def test_the_file_says_the_same_as_the_defaults() -> None:
@@ -79,16 +83,17 @@ def test_serving_registers_them_until_ctrl_c(scheduled: Path, prefect: None) -> 
         text=True,
     )
     assert process.stdout is not None
-    told = [process.stdout.readline() for _ in range(4)]
+    told = [process.stdout.readline() for _ in range(7)]
     try:
         assert told[0].endswith(": 30 3 * * 1-5 Europe/Berlin\n"), told + process.stdout.readlines()
         assert told[2].endswith(": when a person runs it\n")
-        assert told[3].startswith("serving at http://127.0.0.1:")
+        assert told[5] == f'"assay: retrain {scheduled}" is set up\n'
+        assert told[6].startswith("serving at http://127.0.0.1:")
         slug = told[0].split(":")[0]
         with get_client(sync_client=True) as client:
             until(lambda: registered(client, slug), "the deployment")
             served = client.read_deployment_by_name(slug)
-            limit = client.read_global_concurrency_limit_by_name(ONE_AT_A_TIME)
+            limits = [client.read_global_concurrency_limit_by_name(name).limit for name in (ONE_AT_A_TIME, slots.GPU)]
     finally:
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
@@ -96,5 +101,5 @@ def test_serving_registers_them_until_ctrl_c(scheduled: Path, prefect: None) -> 
         "30 3 * * 1-5",
         {"line": str(scheduled), "score_after": True},
     )
-    assert limit.limit == 1
+    assert limits == [1, 1]
     assert "Traceback" not in rest
