@@ -290,6 +290,8 @@ def test_labelled_rows_stand_beside_the_source_and_train_only(plant: Path) -> No
     pd.testing.assert_series_equal(
         parts[before["id"].sort_values()], split.assign(before, Split()).set_index("id")["part"]
     )
+    checked, _ = Table().checks(plant / "dataset-1")
+    assert checked["id"].tolist() == rows["id"].tolist()
     night = pd.read_csv(plant / "night.csv").set_index("id")
     (batch,) = Table().samples(rows.reset_index(drop=True)).batches(100)
     np.testing.assert_array_equal(batch.x.loc["labelled/night/3"], night.loc[3].to_numpy())
@@ -437,6 +439,8 @@ def test_labelled_images_are_linked_not_copied(tmp_path: Path, database: str) ->
     assert back["label"].tolist() == [0, 1]
     for row, name in zip(back.itertuples(), ("0.png", "1.png"), strict=True):
         assert os.path.samefile(Path(row.folder, row.path), line / "night/shift" / name)
+    checked, _ = modality.checks(line / "dataset-0")
+    assert checked["id"].tolist() == rows["id"].tolist()
     (batch,) = modality.samples(rows).batches(20)
     np.testing.assert_array_equal(batch.x[-2:], stripes(6, 1)[:2])
     assert len(list((line / labelled.SAMPLES).rglob("*.png"))) == 2
