@@ -9,8 +9,7 @@ from pipeline import recalibration, threshold, tracking
 from pipeline.batch import MODELS
 from pipeline.errors import ModelError, RegistryError
 from pipeline.model import CALIBRATION
-from pipeline.monitoring import reference
-from pipeline.monitoring.reference import Reference
+from pipeline.monitoring.reference import COUNTS, FOLDER, INPUTS, TAG, Reference
 from pipeline.threshold import Calibration
 from pipeline.tracking import Registry, Version
 
@@ -30,10 +29,25 @@ def of(report: dict[str, Any]) -> tuple[Calibration, Reference | None]:
             except ModelError:
                 continue
             if found.says() == report["promise"]:
-                return found, reference.of_version(registry, version)
+                return found, reference_of(registry, version)
     raise RegistryError(
         f"the calibration that judged batch {report['batch']} of {version.name} version {version.number} is gone"
     )
+
+
+def reference_of(registry: Registry, version: Version) -> Reference | None:
+    """The reference of a registered version; None for one that was published before there were any.
+
+    Raises RegistryError when it should be there and cannot be read."""
+    if TAG not in version.tags:
+        return None
+    with TemporaryDirectory(prefix="assay-reference-") as work:
+        for name in (INPUTS, COUNTS):
+            path = registry.artifact(version, f"{FOLDER}/{name}", Path(work))
+        try:
+            return Reference.read(path.parent)
+        except (OSError, ValueError, KeyError) as error:
+            raise RegistryError(f"{version.name} version {version.number} has a damaged {FOLDER}: {error}") from error
 
 
 def _places(registry: Registry, version: Version, line: Path, work: Path) -> Iterator[Path]:

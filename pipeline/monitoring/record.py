@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.database import METADATA, transaction
 from pipeline.errors import RegistryError
-from pipeline.monitoring import judged, look_up
+from pipeline.monitoring import judged
 from pipeline.monitoring.judged import Seen, State
 from pipeline.monitoring.reference import Reference
 from pipeline.params import Params
@@ -81,6 +81,8 @@ class Verdict:
 def record(params: Params, report: dict[str, Any]) -> Verdict:
     """Record the scored batch of a report (see results.py; with its `folder`), with the calibration that judged it and
     the reference of its version. Raises RegistryError when they, or the database, cannot be reached."""
+    from pipeline.monitoring import look_up  # needs MLflow, which takes seconds to load
+
     found = _stored(report)
     if found is not None:
         return found

@@ -8,13 +8,11 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import RegistryError
 from pipeline.files import write_json
 from pipeline.monitoring import inputs
 from pipeline.params import Params
@@ -22,7 +20,6 @@ from pipeline.protocols import Samples
 from pipeline.samples import part, presumed_normal
 from pipeline.stages import DATASET, SPLIT
 from pipeline.store import Stored
-from pipeline.tracking import Registry, Version
 
 FOLDER = "reference"
 TAG = "reference"  # of a version that has one: how many samples it describes
@@ -47,21 +44,6 @@ class Reference:
     def read(cls, folder: Path) -> Self:
         counts = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
         return cls(pd.read_parquet(folder / INPUTS), counts["samples"], counts["quarantined"])
-
-
-def of_version(registry: Registry, version: Version) -> Reference | None:
-    """The reference of a registered version; None for one that was published before there were any.
-
-    Raises RegistryError when it should be there and cannot be read."""
-    if TAG not in version.tags:
-        return None
-    with TemporaryDirectory(prefix="assay-reference-") as work:
-        for name in (INPUTS, COUNTS):
-            path = registry.artifact(version, f"{FOLDER}/{name}", Path(work))
-        try:
-            return Reference.read(path.parent)
-        except (OSError, ValueError, KeyError) as error:
-            raise RegistryError(f"{version.name} version {version.number} has a damaged {FOLDER}: {error}") from error
 
 
 @dataclass(frozen=True)

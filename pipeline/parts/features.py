@@ -15,10 +15,10 @@ from pipeline.parts import backbones
 from pipeline.parts.backbones import FILTERBANK, Backbone, BackboneField, Tokens
 from pipeline.parts.device import device
 from pipeline.parts.filterbank import SCALES, FilterBank
-from pipeline.parts.regions import counted
+from pipeline.parts.regions import counted, pooled
 from pipeline.protocols import Batch
 
-__all__ = ["Backbone", "BackboneField", "Features", "load", "local_mean", "merge", "patches", "restore"]
+__all__ = ["Backbone", "BackboneField", "Features", "embedding", "load", "local_mean", "merge", "patches", "restore"]
 
 PREFIX = "backbone."  # of its arrays in a detector's state
 PROBE = (1, 3, 64, 64)  # shape of the image on which a folded network is compared
@@ -135,6 +135,12 @@ def patches(levels: list[Tensor], batch: Batch) -> Tensor:
     if batch.region is not None:
         levels = [level * counted(batch, level.shape[2:], level.device)[:, None] for level in levels]
     return merge([local_mean(level) for level in levels])
+
+
+def embedding(levels: list[Tensor], batch: Batch) -> np.ndarray:
+    """Means of the maps of `batch` over what counts, all levels one after the other: float32 `(n, sum of c)`."""
+    means = [pooled(level, counted(batch, level.shape[2:], level.device)) for level in levels]
+    return torch.cat(means, dim=1).float().cpu().numpy()
 
 
 def _filterbank(backbone: Backbone) -> Features:

@@ -78,6 +78,11 @@ class WithBank(Wrapper):
         maps = [(one.local - m) / s for one, (m, s) in zip((mine, inner), whole, strict=True) if one.local is not None]
         return Scores(np.float32(sum(scores)), np.float32(sum(maps)))
 
+    def embed(self, batch: Batch) -> np.ndarray:
+        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        self._fitted()
+        return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
+
     def _both(self, batch: Batch) -> tuple[Scores, Scores]:
         """The bank's scores and the detector's."""
         images = checked(batch, self.size_)

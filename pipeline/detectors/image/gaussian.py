@@ -87,6 +87,11 @@ class Gaussian:
                 sample += np.linalg.norm((_pooled(level, batch) - mean) @ whitening, axis=1)
             return Scores(sample.astype(np.float32), self._map(levels, batch).cpu().numpy() if self.maps else None)
 
+    def embed(self, batch: Batch) -> np.ndarray:
+        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        self._fitted()
+        return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
+
     @property
     def degrees(self) -> tuple[int, ...]:
         """Degrees of freedom of the chi-square distribution that squared distances of each level follow if features

@@ -96,6 +96,11 @@ class Padim:
             local = enlarged(distance, self.size_, self.smooth, inside)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
+    def embed(self, batch: Batch) -> np.ndarray:
+        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        self._fitted()
+        return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
+
     def state(self) -> State:
         self._fitted()
         rows, columns = torch.tril_indices(*self.whitening_.shape[1:])  # zeros above the diagonal are not stored

@@ -114,6 +114,11 @@ class PatchCore:
                 sample = sample * self._weight(patches.flatten(1, 2)[each, worst], index.flatten(1)[each, worst])
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
+    def embed(self, batch: Batch) -> np.ndarray:
+        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        self._fitted()
+        return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
+
     def state(self) -> State:
         self._fitted()
         arrays = {"bank": self.bank_.cpu().numpy(), **self._features.arrays()}
