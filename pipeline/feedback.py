@@ -120,8 +120,8 @@ def _targets(line: Path, reports: Reports, rows: pd.DataFrame) -> tuple[pd.DataF
             why[row.row] = f"id is in {one.batches} batches that differ ({one['where']}): name one in a column batch"
     found = found[~found["row"].isin(why)]
     found["key"] = found["sha256"].where(found["sha256"] != "", found["batch"] + "/" + found["id"])
-    for _, some in found.groupby("key"):
-        if some["label"].nunique() > 1 and (lost := _contradiction(some)):
+    for _, some in found[found.groupby("key")["label"].transform("nunique") > 1].groupby("key"):
+        if lost := _contradiction(some):
             told = ", ".join(f"{int(one.label)} in row {one.row}" for one in some.drop_duplicates("row").itertuples())
             why |= dict.fromkeys(lost, f"labels of one sample contradict each other ({told}): give each its time")
     found = found[~found["row"].isin(why)].sort_values(["time", "row"], kind="stable")
