@@ -99,9 +99,10 @@ def _rows(scores: Path, report: dict[str, Any]) -> Iterator[list[dict[str, Any]]
     with pq.ParquetFile(scores) as file:
         columns = ["id", "score", "p_value", "decision"]
         columns += ["because"] if "because" in file.schema_arrow.names else []
-        for part in file.iter_batches(ROWS, columns=columns):
-            rows = [all_have | row for row in part.to_pylist()]
-            for row in rows:
-                row["because"] = row["because"] or None
-            if rows:
-                yield rows
+        for group in range(file.num_row_groups):  # all at once would hold more, the further they are read
+            for part in file.iter_batches(ROWS, [group], columns):
+                rows = [all_have | row for row in part.to_pylist()]
+                for row in rows:
+                    row["because"] = row["because"] or None
+                if rows:
+                    yield rows

@@ -21,7 +21,6 @@ from pipeline.errors import DeliveryError
 URL = "ASSAY_WEBHOOK_URL"
 TOLD = ("id", "score", "p_value", "decision", "because")
 FACTS = ("name", "version", "batch", "samples", "decisions", "quarantined", "alarm_rate", "promised_rate", "promise")
-ROWS = 50_000  # rows held in memory at a time
 PATIENCE = (5.0, 30.0)  # seconds to be let in, and to be answered
 BACKOFF = 0.5  # seconds; twice that before the second retry, doubled before each further one
 TALKATIVE = ("urllib3.connectionpool", "urllib3.util.retry")
@@ -63,8 +62,8 @@ class Webhook:
         kept = None
         with pq.ParquetFile(scores) as file:
             columns = [name for name in TOLD if name in file.schema_arrow.names]
-            for part in file.iter_batches(ROWS, columns=columns):
-                table = pa.Table.from_batches([part])
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns)
                 wanted = pa.array(self.decisions, table["decision"].type)
                 table = table.filter(pc.is_in(table["decision"], value_set=wanted))
                 table = table if kept is None else pa.concat_tables([kept, table])
