@@ -1,10 +1,11 @@
 """Tables: one row is one sample; a CSV, Parquet or NPZ file becomes typed columns and a manifest."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from pipeline.parts.table_rows import ROLES, row_id, typed
 from pipeline.parts.table_types import feature, texts
 from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
 from pipeline.samples import View, read_manifest
+
+QUICK: Mapping[str, Any] = MappingProxyType({"compression": "lz4", "use_dictionary": False, "write_statistics": False})
+PLAIN: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -81,8 +85,10 @@ class Table:
             raise DataError(f"{raw.name} must hold rows that can be used, got {len(rejected)} others, the first: {why}")
         rejected.to_parquet(quarantine / "rejected.parquet", index=False)
         rejected.to_csv(quarantine / "rejected.csv", index=False, lineterminator="\n")
-        manifest = typed(annotations, len(good))[good].reset_index(drop=True)
-        return _write(manifest, features[good].reset_index(drop=True), rejected[["id", "path", "reason"]], out)
+        manifest = typed(annotations, len(good))
+        if not good.all():
+            manifest, features = (frame[good].reset_index(drop=True) for frame in (manifest, features))
+        return _write(manifest, features, rejected[["id", "path", "reason"]], out, QUICK if raw.is_part else PLAIN)
 
     def cut(self, source: Path, size: int, out: Path) -> Cut:
         """Parts of a table file, or of all those in a folder, see parts/table_cuts.py."""
@@ -177,10 +183,16 @@ def _described(column: pd.Series) -> pd.Series:
     return pd.Series(np.where(since == times.MISSING, np.nan, since / 1e6), index=column.index)
 
 
-def _write(manifest: pd.DataFrame, table: pd.DataFrame, rejected: pd.DataFrame, out: Path) -> Ingested:
+def _write(
+    manifest: pd.DataFrame,
+    table: pd.DataFrame,
+    rejected: pd.DataFrame,
+    out: Path,
+    options: Mapping[str, Any] = PLAIN,
+) -> Ingested:
     manifest = manifest.assign(sha256=pd.Series(table_files.content(table), dtype="str"), row=np.arange(len(manifest)))
-    table.to_parquet(out / "table.parquet", index=False)
-    manifest.to_parquet(out / "manifest.parquet", index=False)
+    table.to_parquet(out / "table.parquet", index=False, **options)
+    manifest.to_parquet(out / "manifest.parquet", index=False, **options)
     rejected.to_parquet(out / "rejected.parquet", index=False)
     return Ingested(manifest, rejected)
 

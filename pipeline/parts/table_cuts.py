@@ -28,7 +28,8 @@ from pipeline.parts.table_types import Decided, Texts, Typed, as_whole, texts
 from pipeline.protocols import Cut
 
 BUCKETS = 256  # files that ids are sorted into, so that those of one fit into memory
-BYTES = 1 << 25  # of rows that wait to be written together
+WAITING = 1 << 16  # ids that are sorted together
+BYTES = 1 << 25  # of rows that wait to be worked on together
 KEYS = ("the first of two", "the other of two")  # of 16 bytes: two hashes of 64 bits, so that no two ids share both
 SEEN = np.dtype([("one", "<u8"), ("two", "<u8"), ("place", "<i8")])
 WRITTEN = ("severity", "time")  # roles for which it does not matter how a value is written
@@ -112,7 +113,7 @@ def _decided(
     decided = []
     for file in files:
         typed: dict[str, Typed] = {}
-        for chunk in file.rows.chunks():
+        for chunk in _gathered(file.rows):
             if file.rows.texts:
                 good = chunk[REFUSED].is_null().to_numpy()
                 some = chunk if good.all() else chunk.filter(good)
@@ -151,7 +152,7 @@ class _Ids:
     def __init__(self, folder: Path) -> None:
         self._paths = [folder / f"{bucket:03d}" for bucket in range(BUCKETS)]
         self._rows = 0
-        self._any = False
+        self._waiting: list[np.ndarray] = []
 
     def skip(self, rows: int) -> None:
         """Rows without ids."""
@@ -167,6 +168,14 @@ class _Ids:
         for field, key in zip(("one", "two"), KEYS, strict=True):
             seen[field] = pd.util.hash_array(values, hash_key=key, categorize=False)
         seen["place"] = place[known]
+        self._waiting.append(seen)
+        if sum(len(some) for some in self._waiting) >= WAITING:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Bring the ids that wait to the files of their buckets."""
+        seen = np.concatenate([np.empty(0, SEEN), *self._waiting])
+        self._waiting = []
         bucket = (seen["one"] % BUCKETS).astype(np.int64)
         seen = seen[np.argsort(bucket, kind="stable")]
         ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))
@@ -177,13 +186,13 @@ class _Ids:
 
     def again(self) -> "_Bits":
         """One bit per row."""
+        self._sort()
         found = _Bits(self._rows)
-        for path in self._paths:
-            if path.exists():
-                seen = np.fromfile(path, SEEN)
-                seen = seen[np.lexsort((seen["place"], seen["two"], seen["one"]))]
-                same = (seen["one"][1:] == seen["one"][:-1]) & (seen["two"][1:] == seen["two"][:-1])
-                found.set(seen["place"][1:][same])
+        for path in filter(Path.exists, self._paths):
+            seen = np.fromfile(path, SEEN)
+            seen = seen[np.lexsort((seen["place"], seen["two"], seen["one"]))]
+            same = (seen["one"][1:] == seen["one"][:-1]) & (seen["two"][1:] == seen["two"][:-1])
+            found.set(seen["place"][1:][same])
         return found
 
 
@@ -250,3 +259,4 @@ def _gathered(rows: Stream) -> Iterator[pa.Table]:
         if waiting and (enough or chunk is None):
             yield pa.concat_tables(waiting)
             waiting = []
+            pa.default_memory_pool().release_unused()

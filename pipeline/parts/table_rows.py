@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pandas.api import types
 
 from pipeline.errors import DataError
@@ -52,14 +54,21 @@ def row_id(number: int) -> str:
     return f"row-{number:07d}"
 
 
+def row_ids(number: np.ndarray, prefix: str = "") -> pd.Series:
+    """The ids of rows that have none of their own, see `row_id`, behind a prefix."""
+    digits = pc.utf8_lpad(pa.array(number, pa.int64()).cast(pa.string()), 7, "0")
+    return pd.Series(pc.binary_join_element_wise(f"{prefix}row-", digits, ""), dtype="str")
+
+
 def typed(given: Mapping[str, Any], n: int) -> pd.DataFrame:
     """n manifest rows with COLUMNS, and SENSITIVE where given, and their types; what is not given is empty, `row`
     counts."""
     columns = COLUMNS | ({SENSITIVE: "str"} if SENSITIVE in given else {})
-    frame = pd.DataFrame({"row": np.arange(n), **given}, columns=list(columns), index=range(n))
-    for name, dtype in columns.items():
-        if dtype == "str":
-            frame[name] = frame[name].astype("str").fillna("")
+    texts = [name for name, dtype in columns.items() if dtype == "str"]
+    empty = dict.fromkeys(texts, "")
+    frame = pd.DataFrame({"row": np.arange(n), **empty, **given}, columns=list(columns), index=range(n))
+    for name in texts:
+        frame[name] = frame[name].astype("str").fillna("")
     frame["time"] = pd.to_datetime(frame["time"], utc=True)
     return frame.astype(columns)
 
@@ -75,10 +84,12 @@ def annotations(raw: Raw, roles: Mapping[str, str], anomalous: list[str], bad: R
         twice = raw.again if raw.is_part else ids.duplicated() & (ids != "")
         bad.note(twice, lambda i: f"column {given['id'].name!r} must hold unique ids, got {ids.iloc[i]!r} again")
     else:
-        rows["id"] = pd.Series([raw.prefix + row_id(number) for number in raw.number.tolist()], dtype="str")
+        rows["id"] = row_ids(raw.number, raw.prefix)
     if "label" in given:
         meaning = {value: ANOMALOUS if value in anomalous else NORMAL for value in rows["label"].unique()} | {"": -1}
-        label = rows["label"].map(meaning) if anomalous else rows["label"].str.lower().map(_label)
+        if not anomalous:
+            meaning = {value: _label(value.lower()) for value in meaning}
+        label = rows["label"].map(meaning)
         bad.values(label.isna(), given["label"], "0, 1 or -1, or values that dataset.anomalous explains")
         rows["label"] = label.fillna(UNKNOWN)
     else:

@@ -20,7 +20,8 @@ from pyarrow import parquet
 
 from pipeline.errors import DataError
 
-BLOCK = 1 << 20  # bytes read at a time
+BLOCK = 1 << 18  # bytes of a CSV file that are read at a time, where rows are not longer; Arrow holds dozens of them
+HEAD = 1 << 20  # bytes that must hold a CSV file's names of columns
 BUFFER = 1 << 18  # bytes of a column that are read at a time
 ROWS, VALUES = 1 << 14, 1 << 21  # rows, and values in all their columns, held at a time
 REFUSED, LINE = "assay\x1frefused", "assay\x1fline"  # columns besides those of a CSV file
@@ -97,10 +98,10 @@ def _unique(names: Sequence[str], path: Path) -> None:
 
 def _csv(path: Path) -> Stream:
     with path.open("rb") as file:
-        data = file.read(BLOCK)
-        whole = len(data) < BLOCK
+        data = file.read(HEAD)
+        whole = len(data) < HEAD
         file.seek(0)
-        for _ in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), "utf-8"):
+        for _ in codecs.iterdecode(iter(lambda: file.read(HEAD), b""), "utf-8"):
             pass  # raises UnicodeDecodeError
     if not data.strip():
         raise DataError(f"{path.name} must hold column names and rows, it is empty")
@@ -115,10 +116,11 @@ def _csv(path: Path) -> Stream:
         raise DataError(f"the first line of {path.name} must hold the names of its columns, got {first[:80]!r}")
     if whole and not lines.read().strip("\r\n"):
         return Stream(path, names, True, lambda _: iter(()))
-    return Stream(path, names, True, lambda _: _csv_rows(path, names, delimiter, reader.line_num))
+    block = max(BLOCK, 4 * max(len(line) for line in data.splitlines()))
+    return Stream(path, names, True, lambda _: _csv_rows(path, names, delimiter, reader.line_num, block))
 
 
-def _csv_rows(path: Path, names: list[str], delimiter: str, skipped: int) -> Iterator[pa.Table]:
+def _csv_rows(path: Path, names: list[str], delimiter: str, skipped: int, block: int) -> Iterator[pa.Table]:
     """The rows of a CSV file as texts; each refused one, with nothing but missing values, where it came."""
     from pyarrow import csv as arrow_csv
 
@@ -131,7 +133,7 @@ def _csv_rows(path: Path, names: list[str], delimiter: str, skipped: int) -> Ite
 
     reader = arrow_csv.open_csv(
         path,
-        arrow_csv.ReadOptions(use_threads=False, skip_rows=skipped, column_names=names, block_size=BLOCK),
+        arrow_csv.ReadOptions(use_threads=False, skip_rows=skipped, column_names=names, block_size=block),
         arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=refuse, newlines_in_values=True),
         arrow_csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False),
     )

@@ -86,7 +86,7 @@ class Typed:
     witness where its values are `written`."""
 
     def __init__(self, feature: bool = True, written: bool = False) -> None:
-        self._feature, self._written = feature, texts
+        self._feature, self._written = feature, written
         self._found = Decided()
 
     def add(self, column: pd.Series) -> Self:
@@ -124,9 +124,11 @@ def feature(column: pd.Series, texts: bool, decided: Decided | None = None) -> t
 
 
 def as_whole(column: pd.Series, decided: Decided) -> pd.Series:
-    """Rows of a typed column as pandas would have read them with all the others: integers with gaps are floats."""
-    integers = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
-    return column.astype(np.float64) if integers and decided.gaps else column
+    """Rows of a typed column as pandas would have read them with all the others: where values are missing, integers
+    are floats and booleans are objects."""
+    if not decided.gaps or not isinstance(column.dtype, np.dtype):
+        return column
+    return column.astype({"i": np.float64, "u": np.float64, "b": object}.get(column.dtype.kind, column.dtype))
 
 
 def texts(column: pd.Series, witness: str = "") -> pd.Series:
@@ -147,8 +149,9 @@ def _witness(column: pd.Series, before: str) -> str:
     if types.is_float_dtype(column.dtype):
         odd = known[known % 1 != 0]
         return before or (repr(float(odd.iloc[0])) if len(odd) else "")
-    if not types.is_datetime64_any_dtype(column.dtype) or not len(known):
-        return ""
+    dates = isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M"
+    if not dates or not len(known):
+        return before
     told = [*([pd.Timestamp(before)] if before else []), *known]
     return max(told, key=_exactness).isoformat()
 
