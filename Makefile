@@ -30,7 +30,7 @@ monitor: .venv/installed ## what the batches of a line say over time: drift, ala
 	@$(BIN)/python -m flows.monitor --line $(LINE)
 
 labels: .venv/installed ## give labels back, for precision, recall and the next training: make labels FILE=labels.csv
-	@$(BIN)/python -m flows.label --line $(LINE) $(FILE)
+	@$(BIN)/python -m flows.label --line $(LINE) $(if $(FILE),"$(FILE)")
 
 runs: .venv/installed ## the run log: what was read, with which model, what came out
 	@$(BIN)/python -m flows.runs --line $(LINE)
