@@ -512,6 +512,115 @@ def test_draws_named_pictures(tmp_path: Path) -> None:
     assert not (quiet[..., 0] - quiet[..., 1] > 100).any()
 
 
+def test_describes_its_columns_as_numbers_and_texts() -> None:
+    frame = pd.DataFrame(
+        {
+            "n": [1, 2, 3],
+            "flag": pd.array([True, None, False], dtype="boolean"),
+            "on": [True, False, True],
+            "kind": pd.Categorical(["red", None, "blue"]),
+            "text": pd.array(["a", "b", None], dtype="str"),
+            "when": pd.to_datetime(["1970-01-02", None, "2024-01-02T03:04:05.5"], utc=True, format="ISO8601"),
+            "gone": [np.nan] * 3,
+        },
+        index=["p1", "p2", "p3"],
+    )
+    found = Table().describe(Batch(list(frame.index), frame, np.zeros(3, np.int8)))
+    expected = pd.DataFrame(
+        {
+            "n": [1.0, 2.0, 3.0],
+            "flag": [1.0, np.nan, 0.0],
+            "on": [1.0, 0.0, 1.0],
+            "kind": pd.Series(["red", None, "blue"], index=frame.index, dtype=object),
+            "text": pd.Series(["a", "b", None], index=frame.index, dtype=object),
+            "when": [86400.0, np.nan, 1704164645.5],
+            "gone": [np.nan] * 3,
+        },
+        index=frame.index,
+    )
+    pd.testing.assert_frame_equal(found, expected)
+
+
+LEARNED = pd.DataFrame(
+    {
+        "a": np.arange(40) / 8,
+        "n": np.arange(40) % 7,
+        "on": np.arange(40) % 2 == 0,
+        "kind": np.where(np.arange(40) % 3 == 0, "7", "red"),
+        "day": pd.date_range("2024-01-01", periods=40).strftime("%Y-%m-%d"),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> IsolationForest:
+    """Learned from a CSV file of LEARNED."""
+    work = tmp_path_factory.mktemp("fitted")
+    LEARNED.to_csv(work / "t.csv", index=False)
+    read(work / "t.csv", Table(), work)
+    return IsolationForest(trees=5).fit(Table().samples(read_manifest(work / "dataset")))
+
+
+def scored(detector: IsolationForest, frame: pd.DataFrame, work: Path) -> tuple[list[float], list[str]]:
+    """Scores of the rows of a CSV file that come in parts of 4, in order, and why others were rejected."""
+    work.mkdir()
+    frame.to_csv(work / "batch.csv", index=False)
+    scores, reasons = [], []
+    for part in Table().cut(work / "batch.csv", 4, work / "cut").parts:
+        got = read(part, Table(), work / part.stem)
+        reasons += got.found.rejected["reason"].tolist()
+        for batch in Table().samples(read_manifest(got.out)).batches(3):
+            scores += detector.score(batch).sample.tolist()
+    return scores, reasons
+
+
+def test_columns_of_a_batch_may_come_in_any_order(fitted: IsolationForest, tmp_path: Path) -> None:
+    scores, reasons = scored(fitted, LEARNED[:9], tmp_path / "same")
+    assert scored(fitted, LEARNED[:9][["kind", "on", "day", "a", "n"]], tmp_path / "other") == (scores, [])
+    assert (len(set(scores)), reasons) == (9, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"a": None}, "column 'a' is missing; the model was trained on a, n, on, kind, day"),
+        ({"speed": 1.5}, "column 'speed' is unknown; the model was trained on a, n, on, kind, day"),
+        ({"a": "high"}, "column 'a' must hold numbers as in training, got texts"),
+        ({"n": "true"}, "column 'n' must hold numbers as in training, got booleans"),
+        ({"on": 1.5}, "column 'on' must hold booleans as in training, got numbers"),
+        ({"kind": 1.5}, "column 'kind' must hold texts as in training, got numbers"),
+        ({"day": "soon"}, "column 'day' must hold times as in training, got texts"),
+        ({"kind": "2024-01-31"}, "column 'kind' must hold texts as in training, got times"),
+    ],
+)
+def test_a_batch_with_other_columns_than_training_is_refused(
+    fitted: IsolationForest, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    gone = [name for name, value in change.items() if value is None]
+    frame = LEARNED[:6].assign(**change).drop(columns=gone)
+    with pytest.raises(DataError, match=re.escape(says)):
+        scored(fitted, frame, tmp_path / "batch")
+
+
+def test_the_odd_text_among_numbers_is_rejected_though_its_part_holds_nothing_else(
+    fitted: IsolationForest, tmp_path: Path
+) -> None:
+    """Four of nine values are no numbers: a part of them alone would look like a column of texts."""
+    frame = LEARNED[:9].astype({"a": object})
+    frame.loc[4:7, "a"] = "high"
+    scores, reasons = scored(fitted, frame, tmp_path / "batch")
+    assert len(scores) == 5
+    assert reasons == [f"column 'a' must hold numbers, got 'high' (row {row})" for row in (5, 6, 7, 8)]
+    expected, _ = scored(fitted, LEARNED[:9], tmp_path / "all")
+    assert scores == expected[:4] + expected[8:]
+
+
+def test_codes_that_look_like_numbers_in_a_batch_are_texts_still(fitted: IsolationForest, tmp_path: Path) -> None:
+    scores, reasons = scored(fitted, LEARNED[:9:3], tmp_path / "batch")
+    expected, _ = scored(fitted, LEARNED[:9], tmp_path / "all")
+    assert (scores, reasons) == (expected[::3], [])
+
+
 def test_a_real_table(tmp_path: Path) -> None:
     source = SHARED / "23_mammography.npz"
     if not source.exists():
