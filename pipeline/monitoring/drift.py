@@ -23,7 +23,7 @@ from pipeline.rules.false_alarm_rate import FalseAlarmRate
 from pipeline.threshold import Calibration
 
 CONFIDENCE = 0.95  # of a promise that holds on average only, when it is held against one calibration set
-ODDS = np.array([1.5, 2, 3, 5, 10, 20, 50])  # of an alarm, as multiples of the promised ones, that are bet on
+ODDS = np.array([1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50])  # of an alarm, as multiples of the allowed ones, that are bet on
 PERMUTATIONS = 9999
 RARE = 10  # values of a text column that come less often, in both samples together, count as one
 COMPARED = 256  # embeddings of either sample at most
@@ -57,7 +57,8 @@ def interval(count: int, of: int) -> tuple[float | None, float | None]:
 
 def log_factors(count: int, of: int, rate: float) -> np.ndarray:
     """What betting on more alarms than `rate` wins with `count` alarms among `of` samples, one log likelihood ratio per
-    entry of ODDS, `(K,)`, for a Mixture. Its mean is at most 1 for every true rate up to `rate`."""
+    entry of ODDS, `(K,)`, for a Mixture. Its mean is at most 1 for every true rate up to `rate`; an excess of less than
+    a twentieth wins nothing in the long run either."""
     more = ODDS * rate / (1 + (ODDS - 1) * rate)
     return count * np.log(more / rate) + (of - count) * np.log((1 - more) / (1 - rate))
 

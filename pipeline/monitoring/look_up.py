@@ -1,6 +1,5 @@
 """The calibration that judged a batch, and the reference of its version."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,23 +15,35 @@ from pipeline.tracking import Registry, Version
 
 def of(report: dict[str, Any]) -> tuple[Calibration, Reference | None]:
     """Of the batch that `report` tells of: its calibration is the one that says what the report promises, even when
-    the version has been given another one since. Raises RegistryError when it is nowhere."""
+    the version has been given another one since. The copies that scoring left on this machine come first, so that a
+    version may have vanished from the registry meanwhile. Raises RegistryError when it is nowhere."""
+    line = Path(report["folder"]).parents[1]
+    copies = (line / MODELS / report["name"]).glob(f"v{report['version']}-*/{CALIBRATION}")
+    for path in sorted(copies, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (found := _judged(path, report)) is not None:
+            folder = path.parent / FOLDER
+            return found, Reference.read(folder) if folder.is_dir() else None
     registry = tracking.connect()
     version = registry.version(report["name"], report["version"])
     if version is None:
         raise RegistryError(f"{report['name']} version {report['version']}, which scored the batch, is gone")
-    line = Path(report["folder"]).parents[1]
     with TemporaryDirectory(prefix="assay-monitor-") as work:
-        for path in _places(registry, version, line, Path(work)):
-            try:
-                found = threshold.read(path)
-            except ModelError:
-                continue
-            if found.says() == report["promise"]:
+        folder, now = recalibration.download(registry, version, Path(work))
+        for path in (now, folder / CALIBRATION):
+            if (found := _judged(path, report)) is not None:
                 return found, reference_of(registry, version)
     raise RegistryError(
         f"the calibration that judged batch {report['batch']} of {version.name} version {version.number} is gone"
     )
+
+
+def _judged(path: Path, report: dict[str, Any]) -> Calibration | None:
+    """The calibration at `path`, if it promises what the report says."""
+    try:
+        found = threshold.read(path)
+    except ModelError:
+        return None
+    return found if found.says() == report["promise"] else None
 
 
 def reference_of(registry: Registry, version: Version) -> Reference | None:
@@ -48,12 +59,3 @@ def reference_of(registry: Registry, version: Version) -> Reference | None:
             return Reference.read(path.parent)
         except (OSError, ValueError, KeyError) as error:
             raise RegistryError(f"{version.name} version {version.number} has a damaged {FOLDER}: {error}") from error
-
-
-def _places(registry: Registry, version: Version, line: Path, work: Path) -> Iterator[Path]:
-    """Calibration files of a version: those on this machine, that in force, that it was registered with."""
-    kept = (line / MODELS / version.name).glob(f"v{version.number}-*/{CALIBRATION}")
-    yield from sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
-    folder, now = recalibration.download(registry, version, work)
-    yield now
-    yield folder / CALIBRATION

@@ -22,7 +22,7 @@ def draw(history: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(9, 10), dpi=110)
     FigureCanvasAgg(figure)
     panels = figure.subplots(4, 1, sharex=True)
-    figure.subplots_adjust(left=0.1, right=0.97, top=0.94, bottom=0.12, hspace=0.28)
+    figure.subplots_adjust(left=0.1, right=0.97, top=0.93, bottom=0.08, hspace=0.28)
     figure.suptitle(f"{history['name'].iloc[0]}: {len(history)} batches", x=0.1, ha="left")
     at = np.arange(len(history))
     _alarms(panels[0], at, history)

@@ -10,6 +10,7 @@ from pipeline.monitoring.martingale import Watched
 from pipeline.threshold import Calibration
 
 AT_ONCE = 65_536  # rows
+BUFFER = 2**20  # bytes of a file that are read ahead
 DRAWN = 10_000  # scores at most that are compared with the calibration's
 
 
@@ -20,7 +21,7 @@ def grouped(path: Path, calibration: Calibration) -> bool:
 
 def parts(path: Path, by: str | None) -> Iterator[tuple[np.ndarray, list[str] | None]]:
     """Scores, float32, in the order of the batch, and the values of the column `by` unless that is None."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:  # else all of it is held
         columns = ["score"] if by is None else ["score", by]
         for some in file.iter_batches(AT_ONCE, columns=columns):
             of = None if by is None else [value or "" for value in some.column(by).to_pylist()]
@@ -36,9 +37,10 @@ def drawn(
     chosen = np.sort(np.random.default_rng(seed).choice(count, min(count, DRAWN), replace=False))
     found, above, start = [np.zeros(0, np.float32)], 0, 0
     for scores, of in parts(path, by):
-        places = np.concatenate(list(watched.places(scores, of).values()))
+        seen = np.zeros(len(scores), bool)
+        seen[np.concatenate(list(watched.places(scores, of).values()))] = True
         here = chosen[(chosen >= start) & (chosen < start + len(scores))] - start
-        found.append(scores[np.intersect1d(here, places)])
+        found.append(scores[here[seen[here]]])
         start += len(scores)
         if not calibration.own or by is not None:
             above += int(np.count_nonzero(scores > calibration.alarms(of, len(scores))))

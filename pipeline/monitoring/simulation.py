@@ -3,6 +3,17 @@
 python -m pipeline.monitoring.simulation [--streams 1000]
 
 Scores are standard normal, or shifted by one standard deviation; each stream has calibration scores of its own.
+The command finds, with 1,000 streams and a threshold of 100:
+
+                                            100 normals            1,000 normals
+    1,000 clean scores, reach it            0.7 % (0.28 to 1.4)    0.4 % (0.11 to 1.0)
+    10,000 clean scores                     1.0 % (0.48 to 1.8)    0.4 % (0.11 to 1.0)
+    shift after 0 clean scores, median      25 scores              19 scores
+    after 1,000                             43                     42
+    after 100,000 (100 streams)             51                     57
+
+and of 1,000 clean scores against 1,000 normals, with thresholds by rules that look at all normals: cost 0.3 %, f1
+0.4 %, extreme 0.5 %.
 """
 
 import argparse
