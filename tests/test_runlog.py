@@ -99,7 +99,7 @@ def test_the_log_is_printed(database: str, capsys: pytest.CaptureFixture[str], m
     ]
     newest = [cell.strip() for cell in said[4] if cell]
     assert newest == [
-        "2026-11-23 11:00",
+        "2026-11-23 10:01",
         "0:00:03",
         "score",
         "lines/b",
