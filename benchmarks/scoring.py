@@ -66,7 +66,7 @@ def sections(kind: str, source: str, candidate: dict[str, Any], **dataset: Any) 
         "split": {"calibrate": 0.4, "test": 0.2, "seed": 0},
         "augment": {"kind": "none"},
         "candidates": {"only": candidate},
-        "calibrate": {"alpha": 0.05, "confidence": None},
+        "calibrate": {"alpha": 0.05 if kind == "image" else 0.01, "confidence": None},
         "promote": {"name": "bench", "against_champion": {"metric": "alarm_rate", "rule": "margin", "margin": -1.0}},
         "score": {"source": "incoming", "keep": "none"},
     }

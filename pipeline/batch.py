@@ -20,6 +20,7 @@ from pipeline import recalibration, results, shards, sources, tracking
 from pipeline.errors import AssayError, DataError, ModelError, RegistryError
 from pipeline.files import scratch_folder, whole_folder
 from pipeline.model import CALIBRATION, Model
+from pipeline.monitoring import inputs, reference
 from pipeline.operation import Score
 from pipeline.params import Params
 from pipeline.protocols import Cut
@@ -31,7 +32,6 @@ WORK = Path(".assay/batch")  # of the run at work
 UNFINISHED = Path(".assay/batches")  # finished shards of batches that are not
 MODELS = Path(".assay/models")
 KEPT = 3  # models, and unfinished batches, that stay on disk
-INPUTS = 1000  # samples of a batch that are described
 Engine = Callable[[list[Job]], None]
 
 
@@ -132,6 +132,9 @@ def _model(registry: Registry, version: Version, line: Path) -> tuple[str, str, 
         model, thresholds = recalibration.download(registry, version, out / "downloaded")
         shutil.copyfile(thresholds, out / CALIBRATION)
         shutil.copytree(model, out / "model")
+        if reference.TAG in version.tags:
+            for part in (reference.INPUTS, reference.COUNTS):
+                registry.artifact(version, f"{reference.FOLDER}/{part}", out / reference.FOLDER)
         shutil.rmtree(out / "downloaded", ignore_errors=True)
         Model.load(out / "model", out / CALIBRATION)
     _forget(folder.parent, name)
@@ -201,7 +204,7 @@ def _jobs(
             score.false_discovery_rate,
             score.keep == "all",
             columns,
-            -(-INPUTS // len(cut.parts)),
+            -(-inputs.MOST // len(cut.parts)),
             int(cut.content[:8], 16),
             cores,
         )

@@ -40,14 +40,12 @@ def because(detector: Detector, samples: Samples, alarm: np.ndarray) -> list[str
 def _told(adds: pd.DataFrame, values: pd.DataFrame) -> list[str]:
     parts = adds.to_numpy()
     order = np.argsort(-parts, axis=1, kind="stable")[:, :MOST]
+    names = [str(name) for name in adds.columns]
+    cells = [values[name].to_numpy(object) for name in adds.columns]
     found = []
     for row, largest in enumerate(order):
         named = [
-            {
-                "column": str(adds.columns[j]),
-                "value": _text(values[adds.columns[j]].iloc[row]),
-                "adds": float(f"{parts[row, j]:.6g}"),
-            }
+            {"column": names[j], "value": _text(cells[j][row]), "adds": float(f"{parts[row, j]:.6g}")}
             for j in largest
             if parts[row, j] > 0
         ]
