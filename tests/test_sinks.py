@@ -53,6 +53,7 @@ def batch(line: Path, name: str = "0123456789ab-v3", rows: int = 10, because: bo
         "batch": name,
         "samples": rows,
         "decisions": {"accept": rows - 2, "review": 1, "reject": 1},
+        "data_hash": "0123456789abcdef",
         "quarantined": 2,
         "failed": [],
         "alarm_rate": 1 / rows,
@@ -254,6 +255,16 @@ def test_a_batch_comes_whole_or_not_at_all(either: str, tmp_path: Path, monkeypa
         Sql().deliver(scores, report)
     Sql().deliver(*batch(tmp_path / "other", rows=3))
     assert ask("SELECT count(*) FROM scores") == [(3,)]
+
+
+def test_rows_without_an_id_of_their_own_do_not_replace_those_of_other_batches(either: str, tmp_path: Path) -> None:
+    scores, report = batch(tmp_path, rows=3)
+    frame = pd.read_parquet(scores).assign(id=["row-0000001", "noon.csv/row-0000002", "arrow-0000003"])
+    frame.to_parquet(scores, index=False)
+    for data in ("a" * 64, "b" * 64, "b" * 64):
+        Sql().deliver(scores, report | {"data_hash": data})
+    ids = [f"{start * 12}/{name}" for start in "ab" for name in ("noon.csv/row-0000002", "row-0000001")]
+    assert ask("SELECT id FROM scores ORDER BY id") == [(name,) for name in sorted([*ids, "arrow-0000003"])]
 
 
 def test_a_batch_without_rows(either: str, tmp_path: Path) -> None:

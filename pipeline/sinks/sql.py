@@ -1,5 +1,6 @@
 """The scores of every batch in one SQL table, of the database that ASSAY_DATABASE_URL names."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +18,17 @@ from pipeline.errors import DeliveryError
 
 KEY = ("model_name", "model_version", "id")
 ROWS = 10_000  # rows held in memory at a time
+NUMBERED = re.compile(r"(^|/)row-\d{7,}$")  # an id that ingest gave to a row without one
 INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}  # who knows ON CONFLICT DO UPDATE
 
 
 @dataclass(frozen=True)
 class Sql:
     """One row per sample and version of the model in `table`, which is made where it is missing: the last score that a
-    version gave to an id. All rows of a batch come in one transaction."""
+    version gave to an id. All rows of a batch come in one transaction.
+
+    Rows without an id of their own are called row-0000001 and so on in every batch: in the table the beginning of the
+    batch's data hash stands before these."""
 
     table: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "scores"
 
@@ -104,5 +109,7 @@ def _rows(scores: Path, report: dict[str, Any]) -> Iterator[list[dict[str, Any]]
                 rows = [all_have | row for row in part.to_pylist()]
                 for row in rows:
                     row["because"] = row["because"] or None
+                    if NUMBERED.search(row["id"]):
+                        row["id"] = f"{report['data_hash'][:12]}/{row['id']}"
                 if rows:
                     yield rows
