@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pandas as pd
 from annotated_types import Ge
+from pandas.api import types
 from pyarrow import parquet
 
 from pipeline.errors import DataError
@@ -20,8 +21,9 @@ from pipeline.parts.table_types import feature, texts
 from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
 from pipeline.samples import View, read_manifest
 
+PLAIN: Mapping[str, Any] = MappingProxyType({})  # options of Parquet files that stay
+# and of those that are read once, soon
 QUICK: Mapping[str, Any] = MappingProxyType({"compression": "lz4", "use_dictionary": False, "write_statistics": False})
-PLAIN: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -175,9 +177,10 @@ class Table:
 
 
 def _described(column: pd.Series) -> pd.Series:
-    if kind(column) == TEXT:
+    found = TEXT if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) else kind(column)
+    if found == TEXT:
         return column.astype(object).where(column.notna(), None)
-    if kind(column) != TIME:
+    if found != TIME and not types.is_datetime64_any_dtype(column.dtype):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan), index=column.index)
     since = times.microseconds(column)
     return pd.Series(np.where(since == times.MISSING, np.nan, since / 1e6), index=column.index)

@@ -41,8 +41,9 @@ class Rejected:
 
     def note(self, odd: np.ndarray | pd.Series, says: Callable[[int], str]) -> None:
         """Reject the rows `odd`, bool `(n,)`, each with what `says` of its position."""
-        for position in np.flatnonzero(np.asarray(odd, dtype=bool) & (self.reason == "")):
-            self.reason[position] = f"{says(int(position))} (row {self._number[position]})"
+        for position in np.flatnonzero(np.asarray(odd, dtype=bool)):
+            if self.reason[position] == "":
+                self.reason[position] = f"{says(int(position))} (row {self._number[position]})"
 
     def values(self, odd: np.ndarray | pd.Series, column: pd.Series, allowed: str) -> None:
         """Reject the rows `odd` for their value in `column`."""

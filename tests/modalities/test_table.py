@@ -522,6 +522,8 @@ def test_describes_its_columns_as_numbers_and_texts() -> None:
             "text": pd.array(["a", "b", None], dtype="str"),
             "when": pd.to_datetime(["1970-01-02", None, "2024-01-02T03:04:05.5"], utc=True, format="ISO8601"),
             "gone": [np.nan] * 3,
+            "no kind": pd.Categorical([None] * 3, categories=["red"]),
+            "no day": pd.to_datetime([None] * 3, utc=True),
         },
         index=["p1", "p2", "p3"],
     )
@@ -535,6 +537,8 @@ def test_describes_its_columns_as_numbers_and_texts() -> None:
             "text": pd.Series(["a", "b", None], index=frame.index, dtype=object),
             "when": [86400.0, np.nan, 1704164645.5],
             "gone": [np.nan] * 3,
+            "no kind": pd.Series([None] * 3, index=frame.index, dtype=object),
+            "no day": [np.nan] * 3,
         },
         index=frame.index,
     )

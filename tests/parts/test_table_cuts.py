@@ -365,6 +365,15 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     assert peaks[1] < 1.25 * peaks[0]
 
 
+def test_a_column_of_ids_without_one_rejects_every_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,a\n,1\n,2\n,3\n")
+    found, _ = together(Table().cut(tmp_path / "t.csv", 2, tmp_path / "cut").parts, Table(), tmp_path)
+    assert len(found.manifest) == 0
+    assert found.rejected["reason"].tolist() == [
+        f"column 'id' must hold an id in every row, got '' (row {row})" for row in (1, 2, 3)
+    ]
+
+
 def test_row_numbers_of_ids_go_on_over_parts(tmp_path: Path) -> None:
     pd.DataFrame({"a": range(5)}).to_parquet(tmp_path / "t.parquet")
     found, _ = together(Table().cut(tmp_path / "t.parquet", 2, tmp_path / "cut").parts, Table(), tmp_path)
