@@ -1,6 +1,7 @@
 """The Prefect server that a run reports to: the one that is named or runs already, else one of its own."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from flows.settings import ROOT, TEMPORARY_SERVER
+from pipeline.address import must_answer
 from pipeline.errors import LineError
 from pipeline.files import whole_file
 
@@ -25,6 +27,8 @@ ANNOUNCED, STARTING = (
     "ui.url",
     "start.lock",
 )  # in Prefect's home: the address of `make ui`'s server; one start at a time
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")  # the line of a log that says what was wrong
 PATIENCE = 120.0  # seconds that a server may take to answer first; a fresh database takes 10 on two cores
 # A child that ends when its parent does, even when the parent is killed: then the pipe on its stdin closes.
 CHILD = """
@@ -87,7 +91,10 @@ def start(module: str, *words: str, log: Path, **settings: str) -> subprocess.Po
 
 
 def start_prefect(port: int, log: Path, *words: str, **settings: str) -> subprocess.Popen[bytes]:
-    """Start a Prefect server on the loopback interface."""
+    """Start a Prefect server on the loopback interface. Raises RegistryError when its database does not answer."""
+    database = os.environ.get(DATABASE)
+    if database:  # it would wait, and then say it with a stack trace
+        must_answer(database, "database of Prefect", DATABASE)
     words = ("server", "start", "--host", HOST, "--port", str(port), "--log-level", "WARNING", *words)
     return start("prefect", *words, log=log, PREFECT_API_URL=api_url(port), **settings)
 
@@ -117,7 +124,8 @@ def wait(process: subprocess.Popen[bytes], address: str, what: str, log: Path, s
     while not answers(address, says):
         if process.poll() is not None or time.monotonic() > until:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            last = f": {said[-1].strip()}" if said else ""
+            errors = [line for line in said if ERROR.match(line)]
+            last = f": {(errors or said)[-1].strip()}" if said else ""
             raise LineError(f"{what} did not start{last} (all it said: {log})")
         time.sleep(0.05)
 

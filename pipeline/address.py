@@ -22,6 +22,7 @@ from pipeline.errors import RegistryError
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 5.0  # seconds that a server has to answer the first question
+LOGIN = re.compile(r"postgresql\+psycopg2?://")  # addresses that are asked to let us in
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -54,18 +55,19 @@ def artifact_root(uri: str) -> str | None:
 def must_answer(uri: str, what: str = "MLflow server", variable: str = "MLFLOW_TRACKING_URI") -> None:
     """Ask the server behind `uri` for a sign of life, so that one that is down costs seconds and not minutes.
 
-    PostgreSQL must also let us in: MLflow would try a wrong password for an hour. Raises RegistryError, which calls the
-    server `what` and names the `variable` that may name another."""
+    PostgreSQL must also let us in (psycopg): MLflow would try a wrong password for an hour. Raises RegistryError, which
+    calls the server `what` and names the `variable` that may name another."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     try:
         if scheme in {"http", "https"}:
             bare = re.sub(r"//[^/]*@", "//", uri)
             urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=PATIENCE).close()
-        elif scheme == "postgresql":
+        elif LOGIN.match(uri):
             create_engine(uri, poolclass=NullPool, connect_args=patience(uri)).connect().close()
         elif scheme in PORTS:
             url = make_url(uri)
-            socket.create_connection((url.host or "localhost", url.port or PORTS[scheme]), timeout=PATIENCE).close()
+            if url.host or "host" not in url.query:  # else it is a socket of this machine's file system
+                socket.create_connection((url.host or "localhost", url.port or PORTS[scheme]), timeout=PATIENCE).close()
     except urllib.error.HTTPError as error:  # it answers; whether it lets us in is for MLflow to say
         error.close()
     except (OSError, ValueError, ImportError, SQLAlchemyError) as error:
@@ -79,7 +81,7 @@ def must_answer(uri: str, what: str = "MLflow server", variable: str = "MLFLOW_T
 
 def patience(uri: str) -> dict[str, int]:
     """What lets a driver of PostgreSQL give up a server that says nothing; nothing for others, which differ in it."""
-    return {"connect_timeout": int(PATIENCE)} if re.match(r"postgresql\+psycopg2?://", uri) else {}
+    return {"connect_timeout": int(PATIENCE)} if LOGIN.match(uri) else {}
 
 
 def write_ahead(uri: str) -> None:

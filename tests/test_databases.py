@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from pipeline import address, database, tracking
-from pipeline.errors import RegistryError
+from pipeline.errors import LineError, RegistryError
 from tests.postgres import connect, free_port
 
 ROOT = Path(__file__).parents[1]
@@ -185,3 +185,27 @@ def test_a_postgresql_that_is_down_or_silent_ends_in_one_sentence(monkeypatch: p
                 assert time.monotonic() - began < 10
                 assert "secret" not in str(raised.value)
                 assert "\n" not in str(raised.value)
+
+
+def test_a_database_of_prefect_that_is_down_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import server
+
+    url = f"postgresql+asyncpg://me:secret@127.0.0.1:{free_port()}/db"
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", url)
+    with pytest.raises(RegistryError, match="^the database of Prefect at postgresql.*does not answer") as raised:
+        server.start_prefect(free_port(), tmp_path / "log")
+    assert "secret" not in str(raised.value)
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_server_that_ends_is_told_by_its_error_and_not_by_its_last_line(tmp_path: Path) -> None:
+    from flows import server
+
+    log = tmp_path / "log"
+    log.write_text("Traceback\n  raise\na.b.DBAPIError: no such role\n\nFatal Python error\n  <no Python frame>\n")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+        with pytest.raises(LineError, match=r"^P did not start: a\.b\.DBAPIError: no such role \(all it said: "):
+            server.wait(ended, f"http://127.0.0.1:{free_port()}", "P", log)
