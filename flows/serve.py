@@ -33,8 +33,6 @@ from pipeline.errors import LineError, ParamsError
 FILE = ROOT / "prefect.yaml"
 LOCK = Path(".assay/serve.lock")
 TRAIN = "train"  # the flow that drift starts
-# Who holds a slot is kept in Prefect's home. By default it is lost with a server that ends, and with it the slot.
-LEASES = ("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")
 
 
 def deployments(folder: Path, file: Path = FILE) -> list[RunnerDeployment]:
@@ -103,7 +101,6 @@ def main(*words: str) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(ROOT)  # entrypoints start here
     os.environ["PYTHONPATH"] = stage_environment()["PYTHONPATH"]
-    os.environ.setdefault(*LEASES)
     served = {folder: deployments(folder) for folder in folders}
     webhook = automations.address()
     with _alone(list(served)), _server(chosen.prefect_port) as api, temporary_settings({PREFECT_API_URL: api}):

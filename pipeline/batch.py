@@ -67,7 +67,8 @@ def score_batch(
         batch = f"{cut.content[:12]}-v{champion.number}{_variant(champion, shadow, params.score)}"
         folder = line / SCORES / batch
         if not _whole(folder):
-            done = line / UNFINISHED / batch
+            unfinished = f"{batch}-{size}-{params.score.keep}"  # shards of another size are others
+            done = line / UNFINISHED / unfinished
             done.mkdir(parents=True, exist_ok=True)
             report = {
                 "name": params.promote.name,
@@ -87,7 +88,7 @@ def score_batch(
                 results.write(out, model, done, found, report, params.score)
             if not report["failed"]:
                 shutil.rmtree(done)
-        _forget(line / UNFINISHED, batch)
+        _forget(line / UNFINISHED)
         return {**read_report(folder), "folder": str(folder)}
 
 
@@ -137,15 +138,15 @@ def _model(registry: Registry, version: Version, line: Path) -> tuple[str, str, 
                 registry.artifact(version, f"{reference.FOLDER}/{part}", out / reference.FOLDER)
         shutil.rmtree(out / "downloaded", ignore_errors=True)
         Model.load(out / "model", out / CALIBRATION)
-    _forget(folder.parent, name)
+    _forget(folder.parent)
     return place
 
 
-def _forget(folder: Path, but: str) -> None:
+def _forget(folder: Path) -> None:
     """Remove all but the newest folders."""
     if folder.is_dir():
-        others = [p for p in folder.iterdir() if p.is_dir() and p.name != but and not p.name.startswith(".")]
-        for path in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT - 1 :]:
+        found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 from pipeline import explanation
 from pipeline.errors import AssayError, DataError, ModelError
 from pipeline.files import link, scratch_folder, sha256, whole_file, whole_folder, write_json
+from pipeline.memory import frugal
 from pipeline.model import Model, empty_rows
 from pipeline.protocols import Samples
 from pipeline.samples import read_manifest
@@ -191,6 +192,7 @@ _LOADING = Lock()
 
 def loaded(folder: str, calibration: str, name: str, cores: int | None) -> Model:
     """The model, loaded once per worker whatever the number of shards; `name` changes with what is in the folder."""
+    frugal()
     with _LOADING:
         return _loaded(folder, calibration, name, cores)
 
