@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,13 @@ def scoring(line: Path, **options: Any) -> None:
     path.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
 
 
-def score(line: Path, engine: Any = None) -> dict[str, Any]:
+def score(line: Path) -> dict[str, Any]:
+    """As the flow does it, on the task runner that params name; needs a server, see `flows.server.running`."""
+    from flows import engines
     from pipeline import batch, params
 
     given = params.read(line / "params.yaml")
-    return batch.score_batch(given, line, None, engine or batch.one_by_one)
+    return batch.score_batch(given, line, None, engines.engine(given.score), engines.cores(given.score))
 
 
 def peak_mb() -> float:
@@ -184,11 +186,14 @@ def tables(work: Path, *_: str) -> dict[str, Any]:
     table_line(line)
     rows = 1_000_000
     write_rows(line / "incoming.parquet", rows)
-    scoring(line, source="incoming.parquet")
-    started = time.perf_counter()
-    report = score(line)
-    took = time.perf_counter() - started
-    assert report["samples"] == rows
+    took = {}
+    for count in (1, 2):
+        scoring(line, source="incoming.parquet", workers=count)
+        started = time.perf_counter()
+        report = score(line)
+        took[count] = time.perf_counter() - started
+        assert report["samples"] == rows
+        Path(report["folder"]).rename(line / f"scored-{count}")
     given: Params = params.read(line / "params.yaml")
     trees = given.detector("only").trees  # type: ignore[attr-defined]
     bare = IsolationForest(n_estimators=trees, random_state=0).fit(numbers(2000, 0).to_numpy())
@@ -210,9 +215,8 @@ def tables(work: Path, *_: str) -> dict[str, Any]:
         "trees": trees,
         "sklearn_rows_per_s": round(sklearn),
         "detector_rows_per_s": round(own),
-        "rows_per_s": round(rows / took),
-        "share_of_sklearn": round(rows / took / sklearn, 2),
-        "share_of_detector": round(rows / took / own, 2),
+        "rows_per_s": {f"{count} threads": round(rows / seconds) for count, seconds in took.items()},
+        "share_of_sklearn": {f"{count} threads": round(rows / seconds / sklearn, 2) for count, seconds in took.items()},
     }
 
 
@@ -225,8 +229,7 @@ def memory(work: Path, kind: str, count: str, line: str) -> dict[str, Any]:
 
 def workers(work: Path, *_: str) -> dict[str, Any]:
     """A local Dask cluster of one worker and of two, one thread each; the batch is scored twice, the second counts."""
-    import flows  # noqa: F401  its settings come before Prefect's
-    from flows import engines, server
+    from flows import engines
     from pipeline import batch, params
 
     line = work / "line"
@@ -235,31 +238,24 @@ def workers(work: Path, *_: str) -> dict[str, Any]:
     took = {}
     from distributed import LocalCluster
 
-    with server.running():
-        for count in (1, 2):
-            with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster:
-                scoring(
-                    line,
-                    source="incoming.parquet",
-                    runner="dask",
-                    workers=count,
-                    address=cluster.scheduler_address,
-                    shard=25_000,
-                )
-                given = params.read(line / "params.yaml")
-                inner = engines.engine(given.score)
-                spent = []
+    for count in (1, 2):
+        with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster:
+            address = cluster.scheduler_address
+            scoring(line, source="incoming.parquet", runner="dask", workers=count, address=address, shard=25_000)
+            given = params.read(line / "params.yaml")
+            inner = engines.engine(given.score)
+            spent: list[float] = []
 
-                def timed(jobs: list[Any], inner: Any = inner, spent: list[float] = spent) -> None:
-                    inner(jobs[:2])  # imports and the model
-                    started = time.perf_counter()
-                    inner(jobs[2:])
-                    spent.append(time.perf_counter() - started)
+            def timed(jobs: list[Any], inner: Any = inner, spent: list[float] = spent) -> None:
+                inner(jobs[:2])  # imports and the model
+                started = time.perf_counter()
+                inner(jobs[2:])
+                spent.append(time.perf_counter() - started)
 
-                report = batch.score_batch(given, line, None, timed, 1)
-                assert (report["samples"], report["failed"]) == (1_000_000, [])
-                Path(report["folder"]).rename(line / f"scored-{count}")
-                took[count] = spent[0]
+            report = batch.score_batch(given, line, None, timed, 1)
+            assert (report["samples"], report["failed"]) == (1_000_000, [])
+            Path(report["folder"]).rename(line / f"scored-{count}")
+            took[count] = spent[0]
     return {
         "seconds_of_1_worker": round(took[1], 1),
         "seconds_of_2_workers": round(took[2], 1),
@@ -312,13 +308,16 @@ def drift(_: Path, *__: str) -> dict[str, Any]:
 KILLED = """
 import sys
 from pathlib import Path
-from benchmarks import scoring
-scoring.score(Path(sys.argv[1]))
+from pipeline import batch, params
+line = Path(sys.argv[1])
+batch.score_batch(params.read(line / "params.yaml"), line)
 """
 
 
 def faults(work: Path, rounds: str, *_: str) -> dict[str, Any]:
     """Kill -9 at a random moment of a run that scores 2,000 rows in 40 shards, run it again; is each row there once?"""
+    from pipeline import batch, params
+
     line = work / "line"
     table_line(line)
     scoring(line, source="incoming.parquet", shard=50)
@@ -341,7 +340,7 @@ def faults(work: Path, rounds: str, *_: str) -> dict[str, Any]:
         spent = max(spent, time.perf_counter() - begun) if again == 0 else spent
         worst = max(worst, again)
         assert process.returncode == 0
-        report = score(line)
+        report = batch.score_batch(params.read(line / "params.yaml"), line)
         rows = pd.read_parquet(Path(report["folder"]) / "scores.parquet")
         if len(rows) != 2000 or rows["id"].nunique() != 2000 or report["failed"]:
             return {"rounds": number + 1, "lost_or_doubled": True}
@@ -409,6 +408,18 @@ def all_memory(full: bool) -> list[dict[str, Any]]:
     return found
 
 
+@contextlib.contextmanager
+def served(wanted: bool) -> Iterator[None]:
+    """A Prefect server for the flows of the block."""
+    if not wanted:
+        yield
+        return
+    from flows import server
+
+    with server.running():
+        yield
+
+
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "images": images,
     "tables": tables,
@@ -430,7 +441,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.step:
         name, work, *words = chosen.step
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), served(name not in ("prepared", "drift", "faults")):
             found = STEPS[name](Path(work), *words)
         print(json.dumps(found))
         return

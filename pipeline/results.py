@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import shards, threshold
@@ -45,17 +46,20 @@ def write(out: Path, model: Model, done: Path, found: list[Shard], report: dict[
     empty = shards.nothing({"model_name": "", "model_version": 0, "data_hash": ""})
     writer: pq.ParquetWriter | None = None
     try:
-        for shard, rows in _rows(done, good) if good else [(None, empty)]:
-            rows = _decided(rows, model, limit)
-            if not with_shadow:
-                rows = rows.drop(columns=[f"shadow_{name}" for name in shards.SHADOW], errors="ignore")
+        for shard, table in (
+            _tables(done, good) if good else [(None, pa.Table.from_pandas(empty, preserve_index=False))]
+        ):
+            if limit is not None:
+                table = pa.Table.from_pandas(_decided(table.to_pandas(), model, limit), preserve_index=False)
+            if with_shadow:
+                apart.note(table.to_pandas())
             else:
-                apart.note(rows)
-            counts.update(rows["decision"].value_counts().to_dict())
-            alarms = rows.loc[rows["decision"] == "reject", ["id", "score"]]
+                table = table.drop_columns([name for name in table.column_names if name.startswith("shadow_")])
+            for each in pc.value_counts(table["decision"]).to_pylist():
+                counts[each["values"]] += each["counts"]
             if shard is not None:
+                alarms = table.filter(pc.equal(table["decision"], "reject")).select(["id", "score"]).to_pandas()
                 worst = _worst(worst, alarms.assign(shard=shard.number))
-            table = pa.Table.from_pandas(rows, preserve_index=False)
             if writer is None:
                 writer = pq.ParquetWriter(out / "scores.parquet", table.schema)
             writer.write_table(table)
@@ -87,9 +91,9 @@ def write(out: Path, model: Model, done: Path, found: list[Shard], report: dict[
     write_json(out / "report.json", report)
 
 
-def _rows(done: Path, good: list[Shard]) -> Iterator[tuple[Shard, pd.DataFrame]]:
+def _tables(done: Path, good: list[Shard]) -> Iterator[tuple[Shard, pa.Table]]:
     for shard in good:
-        yield shard, pd.read_parquet(done / f"{shard.number:05d}.parquet")
+        yield shard, pq.read_table(done / f"{shard.number:05d}.parquet")
 
 
 def _limit(done: Path, good: list[Shard], score: Score) -> float | None:

@@ -34,8 +34,8 @@ class Table:
     named one fails validation, but for the label: without one all rows are of unknown label. Missing values are
     allowed in features: the detectors' encoder fills them."""
 
-    shard: ClassVar[int] = 10_000
-    batch: ClassVar[int] = 10_000
+    shard: ClassVar[int] = 25_000
+    batch: ClassVar[int] = 12_500
 
     label: str | None = "label"
     """Column with 0 (normal), 1 (anomalous), -1 or nothing (unknown), or false and true; null for none."""

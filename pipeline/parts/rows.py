@@ -9,7 +9,8 @@ from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
 from pipeline.protocols import Samples
 
-ROWS = 1 << 16  # rows read or scored at a time
+ROWS = 1 << 16  # rows read at a time
+ABLATED = 1 << 13  # rows that ablation scores at a time, or as many as it is given
 
 
 def read(samples: Samples) -> pd.DataFrame:
@@ -53,8 +54,13 @@ def ablation(score: Callable[[pd.DataFrame], np.ndarray], encoder: Columns, fram
     text in training): float32 `(n, c)` with the index of `frame`.
 
     Scores n (c + 1) rows. Columns that say the same hide behind one another: both then get little."""
+    names = list(encoder.typical_)
+    at_once = max(1, ABLATED // max(len(frame), 1))  # columns
+    lower: list[np.ndarray] = []
     whole = score(frame)
-    lower = {}
-    for name, typical in encoder.typical_.items():
-        lower[name] = (whole - score(frame.assign(**{name: typical}))).astype(np.float32)
-    return pd.DataFrame(lower, index=frame.index)
+    for start in range(0, len(names), at_once):
+        some = names[start : start + at_once]
+        changed = [frame.assign(**{name: encoder.typical_[name]}) for name in some]
+        scores = score(pd.concat(changed, ignore_index=True))
+        lower += [(whole - part).astype(np.float32) for part in np.split(scores, len(some))]
+    return pd.DataFrame(dict(zip(names, lower, strict=True)), index=frame.index)
