@@ -56,11 +56,13 @@ def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
         open_registry()
         with slots.gpu():
             report = batch.score_batch(given, folder, source, engines.engine(given.score), engines.cores(given.score))
-        entry.note(model=f"{report['name']} version {report['version']}", out=_out(report))
+        entry.note(
+            data_hash=report["data_hash"], model=f"{report['name']} version {report['version']}", out=_out(report)
+        )
         _show(report)
         report["delivered"] = deliver(given, report)
         report["monitoring"] = _watch(given, shown(folder), report)
-        entry.note(out=_out(report))
+        entry.note(verdict=None if report["monitoring"] is None else report["monitoring"]["says"])
     return report
 
 

@@ -94,7 +94,8 @@ def test_a_full_disk_in_the_middle_of_a_stage(own: Checkout) -> None:
     if own.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(data), expect=None):
         pytest.skip("this machine's root may not mount a small file system")
     try:
-        (data / "raw").mkdir()
+        for name in ("raw", "labelled"):
+            (data / name).mkdir()
         said = own.repro(LINE, "ingest", expect=255)
         assert "No space left on device" in sentence(said)
         assert not (data / "dataset").exists()

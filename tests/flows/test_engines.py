@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from pipeline import batch, params
 from pipeline.errors import LineError, ParamsError
@@ -79,6 +80,7 @@ def test_an_address_where_nobody_answers_is_one_sentence(cut: Path, runner: str)
 def test_shards_that_fail_are_told_by_the_status(cut: Path) -> None:
     """The command as a person runs it; a row group of the batch is torn meanwhile."""
     command = [sys.executable, "-m", "flows.score", "--line", str(cut)]
+    there = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
     code = (
         "import sys; from pipeline.modalities.table import Table; from pipeline.errors import DataError\n"
         "ingest = Table.ingest\n"
@@ -88,18 +90,24 @@ def test_shards_that_fail_are_told_by_the_status(cut: Path) -> None:
         "Table.ingest = fails\n"
         "from flows import score; score.main(*sys.argv[1:])"
     )
-    torn = subprocess.run([sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, timeout=200)
+    torn = subprocess.run(
+        [sys.executable, "-c", code, *command[3:]], env=there, capture_output=True, text=True, timeout=200
+    )
     assert torn.returncode == 3, torn.stderr
     assert "error: shard 3: the lamp was off" in torn.stderr
     assert "1 of 6 shards failed" in torn.stdout
-    whole = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    whole = subprocess.run(command, env=there, capture_output=True, text=True, timeout=200)
     assert whole.returncode == 0, whole.stderr
     assert "25 samples" in whole.stdout
 
 
 def test_two_scorers_on_one_batch_give_one_result(cut: Path) -> None:
     command = [sys.executable, "-m", "flows.score", "--line", str(cut)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    there = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    both = [
+        subprocess.Popen(command, env=there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
     said = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(list((cut / "scores").iterdir())) == 1

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from sqlalchemy import text
 
-from pipeline import params, publication
+from pipeline import database, params, publication, runlog
 from pipeline.errors import LineError, RegistryError
 from pipeline.files import write_json
+from tests import small_line
 from tests.flows.conftest import LOOSE_SOCKETS
 
 ROOT = Path(__file__).parents[2]
@@ -90,3 +94,50 @@ def test_a_command_that_fails_ends_with_one_sentence(module: str, tmp_path: Path
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert "params.yaml does not exist" in line
     assert "Traceback" not in ended.stderr
+
+
+def test_a_batch_that_drifts_is_delivered_recorded_and_told_once(
+    ready: Path, prefect: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import events
+    from flows.score import score
+
+    told: list[tuple[str, str, dict[str, Any]]] = []
+    monkeypatch.setattr(events, "emit", lambda *words: told.append(words))
+    small_line.scoring(ready, sinks=[{"kind": "parquet", "to": "out"}, {"kind": "sql"}], source="drift.csv", batch=None)
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(1.2, 0.7, (600, 4)), columns=list("abcd")).rename_axis("id").reset_index()
+    rows.to_csv(ready / "drift.csv", index=False)
+    report = score(str(ready))
+    assert report["monitoring"]["drift"]
+    assert {event for event, *_ in told} >= {"assay.drift"}
+    assert all(payload["batch"] == report["batch"] for _, _, payload in told)
+    assert len(report["delivered"]) == len(list(Path(report["folder"], "delivered").iterdir())) == 2
+    (written,) = (ready / "out").rglob("scores.parquet")
+    assert written.read_bytes() == (Path(report["folder"]) / "scores.parquet").read_bytes()
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT count(*) FROM scores")).scalar() == 600
+    told.clear()
+    again = score(str(ready))
+    assert (again["batch"], again["delivered"], told) == (report["batch"], [], [])
+    logged = runlog.last(str(ready))
+    assert logged["status"].tolist() == ["done", "done"]
+    assert logged["data_hash"].tolist() == [report["data_hash"]] * 2
+
+
+def test_a_registry_that_is_down_is_asked_again_and_then_told(
+    ready: Path, prefect: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import score as flow
+    from pipeline import tracking
+
+    asked: list[str] = []
+    initialise = tracking.initialise
+    monkeypatch.setattr(tracking, "initialise", lambda: asked.append("") or initialise())
+    monkeypatch.setattr(flow, "open_registry", flow.open_registry.with_options(retry_delay_seconds=0))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RegistryError, match="the MLflow server at http://127.0.0.1:9 does not answer"):
+        flow.score(str(ready))
+    assert len(asked) == 3
+    assert not (ready / "scores").exists()
+    assert runlog.last(str(ready))["status"].tolist() == ["failed"]
