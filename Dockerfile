@@ -8,7 +8,7 @@ RUN apt-get update \
  && chown assay:assay /assay /artifacts
 WORKDIR /assay
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock --constraint requirements.lock
 COPY --chown=assay:assay . .
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --editable .
 USER assay

@@ -6,6 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
+# The lock is given as constraints, too: for a package that another asks for with extras, pip 23 looks at these alone.
 .PHONY: run test lint ui serve line score monitor labels runs promote rollback calibrate lock clean help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
@@ -51,7 +52,7 @@ line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another by PYTHON=...")'
 	@echo "installing the pinned packages into .venv (about 6 GB, some minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --require-hashes -r requirements.lock -c requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m flows.prepare
 	@touch $@
