@@ -34,7 +34,7 @@ class Table:
     named one fails validation, but for the label: without one all rows are of unknown label. Missing values are
     allowed in features: the detectors' encoder fills them."""
 
-    shard: ClassVar[int] = 12_500
+    shard: ClassVar[int] = 25_000
     batch: ClassVar[int] = 12_500
 
     label: str | None = "label"

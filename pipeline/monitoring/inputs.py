@@ -13,6 +13,7 @@ from pipeline.store import Stored
 
 EMBEDDED = 64  # samples of MOST
 MOST = 1000  # samples of a batch that are described
+SPARED = 25
 DIMS = 64
 EMBEDDING = "embedding:"
 SIZES = ("width", "height")  # of the raw sample, where the manifest has them
@@ -23,9 +24,10 @@ def sample(stored: Stored, samples: Samples, most: int, seed: int) -> pd.DataFra
     """Facts about at most `most` samples of a view, drawn at random by `seed`: one row each, indexed by id, one column
     per fact, as the modality's `describe` gives them, and its size in pixels where the manifest has it.
 
-    The first of them, in the random order, have an embedding, too: as many as EMBEDDED is of MOST, rounded up."""
+    The first of them, in the random order, have an embedding, too: as many as EMBEDDED is of MOST, rounded up, but at
+    most one in SPARED of all samples, since each costs as much as scoring it."""
     drawn = np.random.default_rng(seed).permutation(len(samples))[:most]
-    some = np.sort(drawn[: -(-most * EMBEDDED // MOST)])
+    some = np.sort(drawn[: min(-(-most * EMBEDDED // MOST), -(-len(samples) // SPARED))])
     found = facts(stored.modality, samples[np.sort(drawn)])
     embedded = embeddings(stored.detector, samples[some])
     return found if embedded is None else pd.concat([found, embedded.reindex(found.index)], axis=1)
