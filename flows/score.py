@@ -18,10 +18,13 @@ from slugify import slugify
 from flows import events, server, slots
 from flows.settings import ROOT, shown
 from pipeline import params, runlog
+from pipeline.delivery import RECEIPTS
 from pipeline.ending import LOG, one_sentence
+from pipeline.files import write_json
 from pipeline.params import Params
 
 LARGE = 2 * 2**20  # bytes of a picture that would swell Prefect's database
+TOLD = RECEIPTS / "events.json"
 FAILED = 3  # exit status when shards failed and the rest was scored
 
 
@@ -67,19 +70,23 @@ def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
 
 
 def _watch(given: Params, line: str, report: dict[str, Any]) -> dict[str, Any] | None:
-    """Record a whole batch in monitoring and tell Prefect what it found; None for one with shards that failed."""
+    """Record a whole batch in monitoring and tell Prefect what it found, once: a receipt in the batch's folder says
+    that it was told. None for a batch with shards that failed."""
     told = {"batch": report["batch"], "version": report["version"], "model": report["name"]}
     if report["failed"]:
-        events.emit("assay.shards-failed", line, told | {"says": f"{len(report['failed'])} shards failed"})
+        events.emit(events.SHARDS, line, told | {"says": f"{len(report['failed'])} shards failed"})
         return None
     from flows.monitor import record
 
     verdict = record(given, report)
-    if report["decisions"]["reject"] and verdict.new:
-        events.emit("assay.alarms", line, told | {"alarms": report["decisions"]["reject"]})
-    for found, event in ((verdict.drift, "assay.drift"), (verdict.broken, "assay.promise-broken")):
-        if found and verdict.new:
-            events.emit(event, line, told | {"says": verdict.says})
+    alarms, receipt = report["decisions"]["reject"], Path(report["folder"]) / TOLD
+    if not receipt.exists():
+        if alarms:
+            events.emit(events.ALARMS, line, told | {"alarms": alarms})
+        for found, event in ((verdict.drift, events.DRIFT), (verdict.broken, events.BROKEN)):
+            if found:
+                events.emit(event, line, told | {"says": verdict.says})
+        write_json(receipt, {"alarms": alarms, "drift": verdict.drift, "broken": verdict.broken})
     return {"drift": verdict.drift, "broken": verdict.broken, "warnings": verdict.warnings, "says": verdict.says}
 
 

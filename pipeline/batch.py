@@ -5,7 +5,7 @@ finishes what an interrupted run left.
 """
 
 import json
-import re
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline import recalibration, results, shards, sources, tracking
+from pipeline import recalibration, results, shards, sources, tracking, urls
 from pipeline.errors import AssayError, DataError, ModelError, RegistryError
 from pipeline.files import scratch_folder, whole_folder
-from pipeline.model import CALIBRATION, Model
+from pipeline.model import CALIBRATION
 from pipeline.monitoring import inputs, reference
 from pipeline.operation import Score
 from pipeline.params import Params
@@ -58,7 +58,7 @@ def score_batch(
     (line / WORK.parent).mkdir(parents=True, exist_ok=True)
     with FileLock(line / WORK.with_suffix(".lock")), scratch_folder(line / WORK) as work:
         shadow = registry.alias(params.promote.name, "challenger") if params.score.shadow else None
-        place = _model(registry, champion, line)
+        place = _model(registry, champion, line, cores)
         model = shards.loaded(*place, cores)
         named = source or params.score.source
         fetched = sources.fetch(source or seen_from(line, named), work / "fetched")
@@ -75,10 +75,10 @@ def score_batch(
                 "version": champion.number,
                 "batch": batch,
                 "data_hash": cut.content,
-                "source": _shown(named),
+                "source": urls.source(named),
                 "started": started.isoformat(timespec="seconds"),
             }
-            beside, report["shadow"] = _shadow(registry, shadow, line)
+            beside, report["shadow"] = _shadow(registry, shadow, line, cores)
             jobs = _jobs(params.score, cut, work, done, place, beside, report, cores)
             engine([job for job in jobs if shards.finished(done, job.number) is None])
             found = [_outcome(job) for job in jobs]
@@ -102,11 +102,6 @@ def seen_from(line: Path, source: str) -> str:
     return source if ":" in source or source.startswith("~") else str(line / source)
 
 
-def _shown(source: str) -> str:
-    """A source without the password and the query string of a URL."""
-    return re.sub(r"//[^/@]*@", "//***@", source.partition("?")[0]) if "://" in source else source
-
-
 def _champion(registry: Registry, name: str) -> Version:
     champion = registry.alias(name, "champion")
     if champion is None:
@@ -117,15 +112,16 @@ def _champion(registry: Registry, name: str) -> Version:
     return champion
 
 
-def _model(registry: Registry, version: Version, line: Path) -> tuple[str, str, str]:
+def _model(registry: Registry, version: Version, line: Path, cores: int | None) -> tuple[str, str, str]:
     """Folder, calibration and name of a version's model on this machine: downloaded once, however many batches."""
     calibration = version.tags.get(recalibration.HASH, "")
-    name = f"v{version.number}-{(version.run_id + calibration)[:8]}-{calibration[:12] or 'given'}"
+    name = f"v{version.number}-{version.run_id[:8]}-{calibration[:12] or 'given'}"
     folder = line / MODELS / version.name / name
     place = (str(folder / "model"), str(folder / CALIBRATION), str(folder))
     if folder.exists():
         try:
-            Model.load(folder / "model", folder / CALIBRATION)
+            shards.loaded(*place, cores)
+            os.utime(folder)  # what is in use is not forgotten
             return place
         except ModelError:  # damaged since
             shutil.rmtree(folder)
@@ -137,8 +133,8 @@ def _model(registry: Registry, version: Version, line: Path) -> tuple[str, str, 
             for part in (reference.INPUTS, reference.COUNTS):
                 registry.artifact(version, f"{reference.FOLDER}/{part}", out / reference.FOLDER)
         shutil.rmtree(out / "downloaded", ignore_errors=True)
-        Model.load(out / "model", out / CALIBRATION)
     _forget(folder.parent)
+    shards.loaded(*place, cores)
     return place
 
 
@@ -151,13 +147,13 @@ def _forget(folder: Path) -> None:
 
 
 def _shadow(
-    registry: Registry, shadow: Version | None, line: Path
+    registry: Registry, shadow: Version | None, line: Path, cores: int | None
 ) -> tuple[tuple[str, str, str] | None, dict[str, Any] | None]:
     """The shadow's model and what the report says of it. One that cannot be loaded harms nothing."""
     if shadow is None:
         return None, None
     try:
-        return _model(registry, shadow, line), {"version": shadow.number}
+        return _model(registry, shadow, line, cores), {"version": shadow.number}
     except (DataError, ModelError, RegistryError) as error:
         return None, {"version": shadow.number, "failed": str(error)}
 

@@ -13,8 +13,9 @@ import pandas as pd
 
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1  # labels of samples and of pixels
 
-# Every manifest has these columns, in this order; a modality adds its own behind them.
-MANIFEST = ("id", "sha256", "label", "defect", "group", "category", "severity", "time", "split")
+# Every manifest has these columns, of these types and in this order; a modality adds its own behind them.
+MANIFEST = {"id": "str", "sha256": "str", "label": "int8", "defect": "str", "group": "str", "category": "str"}
+MANIFEST |= {"severity": "float64", "time": "datetime64[us, UTC]", "split": "str"}
 
 
 @dataclass(frozen=True)

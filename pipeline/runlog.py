@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 from sqlalchemy import Column, Float, Integer, String, Table, Text, insert, select, update
 
-from pipeline import address, database
+from pipeline import database, urls
 from pipeline.errors import AssayError, RegistryError
 
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "ended by force"
@@ -82,7 +82,7 @@ class Entry:
         verdict: str | None = None,
     ) -> None:
         """Record what is known by now; what is None stays as it was."""
-        self.source = address.shown(source) if source is not None else self.source
+        self.source = urls.source(source) if source is not None else self.source
         self.data_hash, self.model = data_hash or self.data_hash, model or self.model
         self.out, self.verdict = out or self.out, verdict or self.verdict
         if not self._lost:  # else at the end once more, rather than waiting for an absent database again and again
@@ -120,7 +120,7 @@ def run(flow: str, line: str, source: str | None = None) -> Iterator[Entry]:
     """Log a run of `flow` over `line` that reads `source`: its start, what is noted, and how the block ends.
 
     Raises only what the block raises."""
-    entry = Entry(flow, line, None if source is None else address.shown(source))
+    entry = Entry(flow, line, None if source is None else urls.source(source))
     entry._begin()
     try:
         yield entry

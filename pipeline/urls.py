@@ -9,6 +9,17 @@ def shown(url: str) -> str:
     return f"{protocol}://{rest.split('?')[0].split('#')[0].rpartition('@')[2]}"
 
 
+def source(named: str) -> str:
+    """What params name as a source, for logs: a URL without password, token and query, with its user where it has a
+    password; a SQL query or a path as it is."""
+    if "://" not in named or named.startswith("sql:"):
+        return named
+    protocol, _, rest = named.partition("://")
+    user, at, place = rest.split("?")[0].split("#")[0].rpartition("@")
+    name, colon, _ = user.partition(":")
+    return f"{protocol}://{f'{name}:***@' if colon else '***@' if at else ''}{place}"
+
+
 def clean(error: BaseException, url: str) -> str:
     """The first line of an error's message, without the secrets that `url` holds."""
     return hidden((str(error).splitlines() or [type(error).__name__])[0], url)

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from flows import runs
-from pipeline import runlog
+from pipeline import runlog, urls
 from pipeline.errors import DataError, RegistryError
 
 ROOT = Path(__file__).parents[1]
 WAITS = """
 import sys, time
-from pipeline import runlog
+from pipeline import runlog, urls
 with runlog.run("train", "lines/a", "raw"):
     print("at work", flush=True)
     time.sleep(600)
@@ -162,3 +162,16 @@ def test_a_database_that_comes_back_has_the_whole_run(tmp_path: Path, monkeypatc
         (tmp_path / "missing").mkdir()
     row = runlog.last().iloc[0]
     assert (row.status, row.source, row.model) == ("done", "batch", "parts version 3")
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("https://token@host/a.csv?sig=secret#x", "https://***@host/a.csv"),
+        ("s3://key:a/b@c@plant/*.png", "s3://key:***@plant/*.png"),
+        ("incoming/*.png?", "incoming/*.png?"),
+        ("sql:SELECT '://a@b?c'", "sql:SELECT '://a@b?c'"),
+    ],
+)
+def test_a_source_is_logged_without_secrets(named: str, told: str) -> None:
+    assert urls.source(named) == told

@@ -156,7 +156,7 @@ def test_the_model_is_loaded_once_whatever_the_number_of_shards(cut: Path, monke
     shards._loaded.cache_clear()
     small_line.table(20, 6, seed=5).drop(columns="label").to_csv(cut / "incoming.csv", index=False)
     assert score(cut)["shards"] == 6
-    assert len(loads) == 2  # once to see that the copy on disk is whole, once to score
+    assert len(loads) == 1
 
 
 @pytest.mark.parametrize("keep", ["all", "flagged", "none"])
@@ -191,6 +191,27 @@ def test_a_batch_without_rows_is_a_result_with_none(cut: Path) -> None:
     assert (report["samples"], report["alarm_rate"], report["shards"], report["pictures"]) == (0, None, 0, [])
     assert read(report).empty
     assert read(report).dtypes.to_dict().keys() >= {"id", "score", "p_value", "decision", "model_version"}
+
+
+def test_shards_without_a_good_row_are_no_failure(cut: Path) -> None:
+    small_line.scoring(cut, shard=1)
+    incoming = pd.read_csv(cut / "incoming.csv", dtype=str)
+    broken = incoming["a"] == "broken"
+    pd.concat([incoming[broken], incoming[~broken]]).to_csv(cut / "incoming.csv", index=False)  # the first shard
+    report = score(cut)
+    assert (report["shards"], report["samples"], report["quarantined"], report["failed"]) == (26, 25, 1, [])
+    assert len(read(report)) == 25
+
+
+def test_a_model_in_use_is_not_forgotten(cut: Path) -> None:
+    score(cut)
+    (used,) = (cut / ".assay/models/parts").iterdir()
+    os.utime(used, (0, 0))
+    for number in range(2, 5):  # versions that came since
+        (used.parent / f"v{number}-other").mkdir()
+    small_line.scoring(cut, shadow=True)  # its model is downloaded, and the oldest forgotten
+    assert score(cut)["shadow"]["version"] == 2
+    assert used.exists()
 
 
 def test_a_champion_that_vanishes_meanwhile_scores_to_the_end(cut: Path) -> None:

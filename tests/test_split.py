@@ -19,7 +19,7 @@ def manifest(label: list[int], **columns: list) -> pd.DataFrame:
     n = len(label)
     rows = pd.DataFrame({"id": [f"s{i:04d}" for i in range(n)], "sha256": [f"c{i}" for i in range(n)]})
     rows["label"] = np.array(label, np.int8)
-    for name in MANIFEST[3:]:
+    for name in list(MANIFEST)[3:]:
         rows[name] = None
     return rows.assign(**columns)
 

@@ -10,17 +10,10 @@ import pandas as pd
 from PIL import Image as Pil
 
 from pipeline.files import link
+from pipeline.protocols import MANIFEST
 
 COLUMNS = {
-    "id": "str",
-    "sha256": "str",
-    "label": "int8",
-    "defect": "str",
-    "group": "str",
-    "category": "str",
-    "severity": "float64",
-    "time": "datetime64[us, UTC]",
-    "split": "str",
+    **MANIFEST,
     "path": "str",  # below the dataset's folder, as is `mask` ("" without one)
     "mask": "str",
     "mask_sha256": "str",

@@ -13,18 +13,10 @@ from pandas.api import types
 from pipeline.errors import DataError
 from pipeline.parts.table_files import Raw
 from pipeline.parts.table_types import Decided, feature, texts
-from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN
+from pipeline.protocols import ANOMALOUS, MANIFEST, NORMAL, UNKNOWN
 
 COLUMNS = {
-    "id": "str",
-    "sha256": "str",  # of the row's features
-    "label": "int8",
-    "defect": "str",
-    "group": "str",
-    "category": "str",
-    "severity": "float64",
-    "time": "datetime64[us, UTC]",
-    "split": "str",
+    **MANIFEST,  # sha256 is that of the row's features
     "row": "int64",  # position in table.parquet, from 0
 }
 SENSITIVE = "sensitive"  # a text behind the others, in manifests of datasets that declare such a column
