@@ -16,7 +16,7 @@ from pipeline.errors import DataError, RegistryError
 ROOT = Path(__file__).parents[1]
 WAITS = """
 import sys, time
-from pipeline import runlog, urls
+from pipeline import runlog
 with runlog.run("train", "lines/a", "raw"):
     print("at work", flush=True)
     time.sleep(600)
