@@ -13,7 +13,7 @@ run: .venv/installed ## the whole line: every DVC stage, promotion, one scored b
 	@$(BIN)/python -m flows.train --line $(LINE)
 
 test: .venv/installed ## the tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/installed ## ruff, lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
