@@ -58,7 +58,7 @@ line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples
 	@touch $@
 
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev --extra engines --extra postgres pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev --extra docs --extra engines --extra postgres pyproject.toml -o requirements.lock
 
 clean: ## remove what runs made in LINE, except the registry
 	rm -rf $(LINE)/.assay $(LINE)/scores $(LINE)/reports $(LINE)/models $(LINE)/data/dataset $(LINE)/data/quarantine $(LINE)/data/augmented $(LINE)/data/split.parquet
