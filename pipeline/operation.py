@@ -85,6 +85,7 @@ class Score:
     the kind of data. `runner` says who scores them, `workers` how many do so at once, `address` where a Dask
     scheduler or a Ray cluster runs already; without one, a local one is started for the run.
     `keep` says which samples stay beside their scores, for people who look at them and for labels that come later.
+    With `report` every batch, and every candidate of a training, gets a page for people, as HTML and as PDF.
     Each of `sinks` names its `kind` and its options, see pipeline/sinks/."""
 
     source: Annotated[str, MinLen(1)]
@@ -96,6 +97,7 @@ class Score:
     workers: Annotated[int, Ge(1), Le(1024)] = 1
     address: Annotated[str, MinLen(1)] | None = None
     keep: Literal["all", "flagged", "none"] = "all"
+    report: bool = True
     sinks: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

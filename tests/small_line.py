@@ -24,7 +24,7 @@ PARAMS = {
     },
     "calibrate": {"alpha": 0.1, "confidence": None},
     "promote": {"name": "parts", "limits": {"auroc": {"min": 0.6}}},
-    "score": {"source": "incoming.csv", "batch": 7},
+    "score": {"source": "incoming.csv", "batch": 7, "report": False},
 }
 
 
