@@ -32,8 +32,9 @@ def evaluate(
     """Score `samples`, write the report into the folder `out`, and return what its metrics.json holds.
 
     The report: `metrics.json` (flat; a metric that is not defined for these samples is absent), `scores.parquet`
-    (id, label, defect, score, p_value, decision; `because` where the detector can tell, see explanation.py),
-    `roc.csv`, `pr.csv`, `histogram.csv` and a PNG of each, and `overlays/` with the highest-scored normals and the
+    (id, label, defect, score, p_value, decision; `because` where the detector can tell, see explanation.py;
+    also group, category and severity where the data tell any), `roc.csv`, `pr.csv`, the modality's local curves,
+    `histogram.csv` and a PNG of each, and `overlays/` with the highest-scored normals and the
     lowest-scored anomalies. Equal input, equal bytes. Raises DataError when there is nothing to score.
     """
     if len(samples) == 0:
@@ -52,6 +53,7 @@ def evaluate(
             "decision": calibration.decide(scored.scores.sample, of),
         }
     )
+    table = table.assign(**_told(samples.rows))
     alarms = calibration.alarms(of, len(table))
     why = explanation.because(detector, samples, table["score"].to_numpy() > alarms)
     (table if why is None else table.assign(because=why)).to_parquet(out / "scores.parquet", index=False)
@@ -60,6 +62,7 @@ def evaluate(
     found = {name: found[name] for name in sorted(found)}
     write_json(out / "metrics.json", found)
     _curves(table, calibration, found, out)
+    _local_curves(scored, modality, found, out)
     _overlays(scored.scores, samples, modality, calibration, out / "overlays")
     return found
 
@@ -92,10 +95,13 @@ def _metrics(table: pd.DataFrame, alarms: np.ndarray, calibration: Calibration) 
 
 def _local(scored: Scored, modality: Modality) -> dict[str, float]:
     """The modality's metrics of local scores, where both these and true labels of parts came."""
-    local, truth = scored.scores.local, scored.truth
-    if local is None or truth is None or not (truth == ANOMALOUS).any():
+    if not _has_local(scored):
         return {}
-    return _defined(modality.local_metrics(truth, local))
+    return _defined(modality.local_metrics(scored.truth, scored.scores.local))
+
+
+def _has_local(scored: Scored) -> bool:
+    return scored.scores.local is not None and scored.truth is not None and bool((scored.truth == ANOMALOUS).any())
 
 
 def _severity(table: pd.DataFrame, samples: Samples) -> dict[str, float]:
@@ -104,6 +110,15 @@ def _severity(table: pd.DataFrame, samples: Samples) -> dict[str, float]:
         return {}
     found = metrics.by_severity(table["label"].to_numpy(), samples.rows["severity"].to_numpy(), table["score"])
     return _defined({f"severity.{name}": value for name, value in found.items()})
+
+
+def _told(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns group, category and severity of manifest rows, those that tell anything."""
+    texts = {name: _texts(rows[name]) for name in ("group", "category") if name in rows}
+    told = {name: values.astype(str) for name, values in texts.items() if (values != "").any()}
+    if "severity" in rows and rows["severity"].notna().any():
+        told["severity"] = rows["severity"].to_numpy(np.float64)
+    return told
 
 
 def _groups(table: pd.DataFrame, samples: Samples, alarms: np.ndarray, calibration: Calibration) -> dict[str, float]:
@@ -150,6 +165,16 @@ def _curves(table: pd.DataFrame, calibration: Calibration, found: dict[str, floa
         bins = figures.bin_scores(label, scores)
         bins.to_csv(out / "histogram.csv", index=False, lineterminator="\n")
         figures.histogram(bins, calibration.thresholds, "Scores of the test part", out / "histogram.png")
+
+
+def _local_curves(scored: Scored, modality: Modality, found: dict[str, float | int], out: Path) -> None:
+    if not _has_local(scored):
+        return
+    for name, drawn in modality.local_curves(scored.truth, scored.scores.local).items():
+        drawn.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+        area = found.get(f"au{name}")
+        title = name.upper() if area is None else f"AU{name.upper()} {area:.4f}"
+        figures.curve(drawn, title, out / f"{name}.png")
 
 
 def _overlays(scores: Scores, samples: Samples, modality: Modality, calibration: Calibration, out: Path) -> None:

@@ -16,11 +16,13 @@ NORMAL, ANOMALOUS, LINE = "#0072B2", "#D55E00", "#1A1A1A"
 
 
 def curve(points: pd.DataFrame, title: str, path: Path) -> None:
-    """Draw the first column of `points` against the second, both from 0 to 1, as a PNG at `path`."""
+    """Draw the first column of `points` up to its end against the second, from 0 to 1, as a PNG at `path`."""
     figure, axes = _figure(title)
     x, y = points.columns[:2]
     axes.plot(points[x], points[y], color=NORMAL, linewidth=2)
-    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    end = points[x].max() if len(points) else 1.0
+    limits = {"xlim": (-0.01 * end, 1.01 * end), "ylim": (-0.01, 1.01)}
+    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), **limits)
     figure.savefig(path)
 
 

@@ -78,8 +78,37 @@ def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | N
     area is exact over all thresholds, with ties and the point at `limit` interpolated linearly. Regions are
     labelled map by map and the normal pixels sorted in one copy: memory is about one more set of maps.
     """
-    weights = []
-    regions = 0
+    weights = _region_weights(truth)
+    return None if weights is None else _area(local[truth == 0], local[truth == 1], weights, limit)
+
+
+def pro_curve(truth: np.ndarray, local: np.ndarray, limit: float = 0.3, points: int = 300) -> Curve | None:
+    """The curve whose area `aupro` is: share of normal pixels at or above a threshold (x, up to `limit`) and the mean
+    share of the true regions that is (y). From (0, 0) on, at most `points` thresholds besides, evenly spaced in x; a
+    tie that reaches beyond `limit` is cut there. None without normal or marked pixels."""
+    weights, normal, marked = _region_weights(truth), local[truth == 0], local[truth == 1]
+    if weights is None or not len(normal):
+        return None
+    reached = ceil(limit * len(normal))
+    ranks = len(normal) - np.unique(np.linspace(1, reached, min(points, reached)).round().astype(int))
+    normal = np.partition(normal, ranks)
+    threshold = np.unique(normal[ranks])[::-1]
+    threshold = np.append(np.nextafter(threshold[0], np.float32(np.inf)), threshold)  # before the first false alarm
+    highest = np.sort(normal[-reached:])
+    false = len(highest) - np.searchsorted(highest, threshold, side="left")
+    false[-1] = np.count_nonzero(normal >= threshold[-1])
+    order = np.argsort(marked)
+    found = np.append(np.cumsum(weights[order][::-1])[::-1], 0)[np.searchsorted(marked[order], threshold, side="left")]
+    x, y = np.append(0, false / len(normal)), np.append(0, found)
+    x, y = np.minimum(x, limit), np.append(y[:-1], np.interp(limit, x[-2:], y[-2:]) if x[-1] > limit else y[-1])
+    return Curve(x, y, np.concatenate([np.float32([np.inf]), threshold]))
+
+
+def _region_weights(truth: np.ndarray) -> np.ndarray | None:
+    """A weight per anomalous pixel, in the order of `truth == 1`: 1 / (its region's size x regions); None without any.
+
+    Regions are connected with diagonals and labelled map by map."""
+    weights, regions = [], 0
     neighbours = np.ones((3,) * (truth.ndim - 1), bool)
     for one in truth == 1:
         if one.any():
@@ -87,9 +116,7 @@ def aupro(truth: np.ndarray, local: np.ndarray, limit: float = 0.3) -> float | N
             inside = numbered[one]
             weights.append(1 / np.bincount(inside)[inside])
             regions += count
-    if not regions:
-        return None
-    return _area(local[truth == 0], local[truth == 1], np.concatenate(weights) / regions, limit)
+    return np.concatenate(weights) / regions if regions else None
 
 
 def decision_metrics(label: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray) -> dict[str, float | int]:

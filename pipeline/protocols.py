@@ -43,6 +43,17 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One sample as a person looks at it. `picture`: uint8 `(h, w, 3)`, at least as large as what detectors see;
+    `heat`: its local scores, float32, of the picture's aspect and NaN where nothing counts; both may be None.
+    `fields`: names and values, as text."""
+
+    picture: np.ndarray | None = None
+    heat: np.ndarray | None = None
+    fields: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class State:
     """Fitted state: `arrays` go to safetensors, `meta` (JSON) to detector.json, scikit-learn `estimators` to skops."""
 
@@ -151,6 +162,13 @@ class Modality(Protocol):
 
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
         """Metrics of local scores over all test samples against labels of the same shape; -1 does not count."""
+
+    def local_curves(self, truth: np.ndarray, local: np.ndarray) -> dict[str, pd.DataFrame]:
+        """Curves of the same by name, each with x and y in its first two columns, at most 1,000 points."""
+
+    def look(self, rows: pd.DataFrame, scores: Scores | None) -> list[Look]:
+        """The samples of some manifest rows to look at, with their scores where these are known. Raises DataError for
+        one that is gone or has changed."""
 
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         """One picture per sample of `batch` under `out`, named after the sample's id; their paths."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import postgres  # noqa: F401  a fixture of every test
+from tests.browser import browser, context, page, watched  # noqa: F401  fixtures of every test, as the next
+from tests.postgres import postgres  # noqa: F401
 
 HOME = pytest.StashKey[Path]()
 

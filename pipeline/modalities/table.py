@@ -18,7 +18,7 @@ from pipeline.parts import table_checks, table_cuts, table_files, table_pictures
 from pipeline.parts.columns import TEXT, TIME, kind, names
 from pipeline.parts.table_rows import ROLES, row_id, typed
 from pipeline.parts.table_types import feature, texts
-from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Cut, Ingested, Samples, Scores
+from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch, Check, Cut, Ingested, Look, Samples, Scores
 from pipeline.samples import View, read_manifest
 
 PLAIN: Mapping[str, Any] = MappingProxyType({})  # options of Parquet files that stay
@@ -170,6 +170,19 @@ class Table:
     def local_metrics(self, truth: np.ndarray, local: np.ndarray) -> dict[str, float]:
         """None: a row has no places."""
         return {}
+
+    def local_curves(self, truth: np.ndarray, local: np.ndarray) -> dict[str, pd.DataFrame]:
+        """None: a row has no places."""
+        return {}
+
+    def look(self, rows: pd.DataFrame, scores: Scores | None) -> list[Look]:
+        """The columns of each row and their values."""
+        table = _joined(rows.reset_index(drop=True))
+        named = [str(name) for name in table.columns]
+        return [
+            Look(fields=[(name, table_pictures.text(table[name].iloc[at])) for name in named])
+            for at in range(len(table))
+        ]
 
     def draw(self, batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path]:
         """One PNG per row: its score, the threshold, its columns and values."""

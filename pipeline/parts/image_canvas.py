@@ -1,6 +1,6 @@
 """Where an image lies on the canvas that detectors see: centre crop, fit, and the region that counts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -101,3 +101,14 @@ class Canvas:
         for polygon in self.region:
             ImageDraw.Draw(drawn).polygon([(x * width, y * height) for x, y in polygon], fill=255)
         return drawn
+
+
+def finer(canvas: Canvas, width: int, height: int, most: int) -> Canvas:
+    """The same canvas, as many whole times larger as an image of `width` x `height` pixels has detail for, its longer
+    side at most `most` pixels; the canvas itself where there is no more to see, or pixels are kept as they are."""
+    if canvas.fit == "native" or not width or not height:
+        return canvas
+    left, top, right, bottom = canvas._cropped(width, height)
+    _, _, high, wide = canvas._place(width, height)
+    times = min(-(-max((right - left) / wide, (bottom - top) / high) // 1), most // max(canvas.size))
+    return replace(canvas, size=(canvas.size[0] * int(times), canvas.size[1] * int(times))) if times > 1 else canvas

@@ -30,7 +30,7 @@ def draw(batch: Batch, scores: Scores, threshold: float, out: Path) -> list[Path
 
 def _row(name: str, values: pd.Series, score: float, threshold: float) -> Image.Image:
     more = len(values) - SHOWN
-    lines = [(str(column), _text(value)) for column, value in values.iloc[:SHOWN].items()]
+    lines = [(str(column), text(value)) for column, value in values.iloc[:SHOWN].items()]
     lines += [(f"and {more} more columns", "")] if more > 0 else []
     picture = Image.new("RGB", (WIDTH, (len(lines) + 3) * LINE + 2 * MARGIN), "white")
     pen = ImageDraw.Draw(picture)
@@ -45,7 +45,8 @@ def _row(name: str, values: pd.Series, score: float, threshold: float) -> Image.
     return picture
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A value of a table for people."""
     if pd.isna(value):
         return "(missing)"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

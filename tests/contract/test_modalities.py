@@ -85,6 +85,32 @@ def test_checks_are_sentences_over_a_frame_with_ids(kind: str, worlds: Worlds) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_every_sample_can_be_looked_at(kind: str, worlds: Worlds) -> None:
+    (batch,) = worlds(kind).test[-2:].batches(2)
+    local = None if batch.mask is None else batch.mask.astype(np.float32)
+    scores = Scores(np.array([0.1, 2.0], np.float32), local)
+    looks = worlds(kind).modality.look(worlds(kind).test[-2:].rows, scores)
+    assert len(looks) == 2
+    for look in looks:
+        assert look.picture is not None or look.fields
+        assert look.picture is None or (look.picture.dtype == np.uint8 and look.picture.ndim == 3)
+        assert (look.heat is None) == (local is None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_curves_of_local_scores(kind: str, worlds: Worlds) -> None:
+    (batch,) = worlds(kind).test.batches(len(worlds(kind).test))
+    if batch.mask is None:
+        assert worlds(kind).modality.local_curves(np.zeros((1, 2)), np.zeros((1, 2))) == {}
+        return
+    curves = worlds(kind).modality.local_curves(batch.mask, batch.mask.astype(np.float32))
+    assert curves
+    for drawn in curves.values():
+        assert 2 <= len(drawn) <= 1000
+        assert drawn.iloc[:, 0].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_draws_one_picture_per_sample(kind: str, worlds: Worlds, tmp_path: Path) -> None:
     (batch,) = worlds(kind).test[-2:].batches(2)
     local = None if batch.mask is None else batch.mask.astype(np.float32)
