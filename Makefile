@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 # The lock is given as constraints, too: for a package that another asks for with extras, pip 23 looks at these alone.
-.PHONY: run test lint ui serve line score monitor labels runs promote rollback calibrate lock clean help
+.PHONY: run test lint ui serve line score monitor labels runs promote rollback calibrate lock clean docs tutorials help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
 	@$(BIN)/python -m flows.train --line $(LINE)
@@ -59,6 +59,12 @@ line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples
 
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev --extra docs --extra engines --extra postgres pyproject.toml -o requirements.lock
+
+docs: .venv/installed ## the site of docs/, into site/: open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+tutorials: .venv/installed ## do what the tutorials say, in a copy of this checkout, and compare what comes out
+	@$(BIN)/python -m tests.docs.tutorials
 
 clean: ## remove what runs made in LINE, except the registry
 	rm -rf $(LINE)/.assay $(LINE)/scores $(LINE)/reports $(LINE)/models $(LINE)/data/dataset $(LINE)/data/quarantine $(LINE)/data/augmented $(LINE)/data/split.parquet
