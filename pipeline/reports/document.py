@@ -4,11 +4,15 @@ All text is plain text; what shows a document escapes it. Blocks that follow eac
 are put side by side where the page is wide enough.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
+
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+LONGEST = 160  # characters of an id, a path or a value that a cell shows
 
 Tone = Literal["plain", "good", "bad", "note"]
 
@@ -94,3 +98,16 @@ class Document:
     subtitle: str
     sections: list[Section]
     footer: str = ""
+
+
+def printable(value: Any) -> Any:
+    """Text with what no page can show (control characters, halves of surrogate pairs) as U+FFFD; others as they are."""
+    return UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) else value
+
+
+def short(text: str, most: int = LONGEST) -> str:
+    """Text of at most `most` characters: a longer one loses its middle."""
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[: most - 3 - half]} … {text[len(text) - half :]}"
