@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from benchmarks.images import KNOWN, machine
 from benchmarks.page import header
 from pipeline import detectors, metrics, threshold
+from pipeline.parts.progress import tracked
 from pipeline.plan import Plan
 from pipeline.rules.conformal import Known, order
 from pipeline.rules.f1 import F1
@@ -115,7 +115,7 @@ class Ready(NamedTuple):
 
 def score_sets(data: Path, weights: Path | None, names: list[str], seed: int) -> Iterator[ScoreSet]:
     """Train on a part of the normals of each set, score the rest."""
-    for name in tqdm(names, desc="train and score", unit="set"):
+    for name in tracked(names, len(names), "train and score", "sets"):
         ready = table(data, name) if name in TABLES else images(data, name, weights)
         normals = np.random.default_rng(seed).permutation(np.flatnonzero(ready.samples.label == 0))
         train = np.isin(np.arange(len(ready.samples)), normals[: min(ready.most, len(normals) // 2)])
@@ -240,7 +240,7 @@ def report(sets: list[ScoreSet], resamples: int, seed: int, rule: type = FalseAl
     """Tables in Markdown, and a sentence for each promise, of `rule` and of Benjamini-Hochberg, that is broken."""
     found: dict[str, dict[str, list[str]]] = {section: {} for section in SECTIONS}
     broken: list[str] = []
-    for own in tqdm(sets, desc="resample", unit="set"):
+    for own in tracked(sets, len(sets), "resample", "sets"):
         for cell in measure(own, resamples, seed, rule):
             found[cell.section].setdefault(cell.row, []).append(cell.text if cell.kept else f"**{cell.text}**")
             broken += [f"{own.name}: {cell.says}"] if cell.says and not cell.kept else []

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+
+from pipeline.parts.progress import tracked
 
 CHILD = """
 import json, resource, sys, time
@@ -37,7 +38,7 @@ def make(raw: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for folder in ("train/good", "test/spot", "ground_truth/spot"):
         (raw / folder).mkdir(parents=True)
-    for number in tqdm(range(count), desc="make", unit="image", mininterval=1.0):
+    for number in tracked(range(count), count, "make", "images"):
         height, width = rng.integers(64, 129, 2)
         colour = number % 2 == 0
         pixels = rng.integers(0, 256, (height, width, 3) if colour else (height, width), dtype=np.uint8)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.page import header
+from pipeline.parts.progress import tracked
 
 SETS = {"mammography": ("23_mammography.npz", 5), "pima": ("29_Pima.npz", 5), "satellite": ("30_satellite.npz", 2)}
 SMOTED = (50, 100, 200, 300, 400, 500)  # new anomalies per 100 old ones
@@ -161,7 +161,7 @@ def measure(name: str, x: np.ndarray, y: np.ndarray, repeats: int) -> Iterator[d
     for repeat in range(repeats):
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=repeat).split(x, y)
         rates, settings = {}, {}
-        bar = tqdm(folds, desc=f"{name} {repeat + 1}/{repeats}", total=FOLDS, unit="fold", mininterval=1.0)
+        bar = tracked(folds, FOLDS, f"{name} {repeat + 1}/{repeats}", "folds")
         for fold, (train, test) in enumerate(bar):
             odd = y[test] == 1
             for family, of, alarm in alarms(x[train], y[train], x[test], at, 1000 * repeat + fold):

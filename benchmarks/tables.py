@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
+
+from pipeline.parts.progress import tracked
 
 TEST = 0.3
 
@@ -140,7 +141,7 @@ def main() -> None:
     by = ["assay", "pyod"] if chosen.peer else ["assay"]
     runs = [(path, name, one) for name in chosen.detectors.split(",") for path in sets for one in by]
     with chosen.out.open("a", encoding="utf-8") as out:
-        for path, name, one in tqdm(runs, unit="run"):
+        for path, name, one in tracked(runs, len(runs), "tables", "runs"):
             own = ["--data", str(path), "--detectors", name, "--options", chosen.options, "--one", one]
             more = ["--labels", str(chosen.labels), "--seeds", str(chosen.seeds), "--out", os.devnull]
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tables", *own, *more]

@@ -16,6 +16,7 @@ from pipeline import shards
 from pipeline.ending import EXPLAINED
 from pipeline.errors import AssayError, DataError, LineError, ParamsError
 from pipeline.operation import Score
+from pipeline.parts.progress import tracked
 from pipeline.shards import Job, Shard
 
 PATIENCE = 5.0  # seconds that a scheduler has to answer
@@ -77,7 +78,7 @@ class _Hidden:
 def _all(jobs: Any) -> None:
     futures = [(job, score_shard.submit(job)) for job in jobs.jobs]
     full: BaseException | None = None
-    for job, future in futures:
+    for job, future in tracked(futures, len(futures), "score", "shards"):
         future.wait()
         state = future.state
         if state.is_completed():

@@ -23,6 +23,7 @@ from pipeline.model import CALIBRATION
 from pipeline.monitoring import inputs, reference
 from pipeline.operation import Score
 from pipeline.params import Params
+from pipeline.parts.progress import tracked
 from pipeline.protocols import Cut
 from pipeline.shards import Job, Shard
 from pipeline.tracking import Registry, Version
@@ -37,7 +38,7 @@ Engine = Callable[[list[Job]], None]
 
 def one_by_one(jobs: list[Job]) -> None:
     """The engine without an engine: shards one after the other, in this thread."""
-    for job in jobs:
+    for job in tracked(jobs, len(jobs), "score", "shards"):
         shards.score(job)
 
 
@@ -204,6 +205,7 @@ def _jobs(
             -(-inputs.MOST // len(cut.parts)),
             int(cut.content[:8], 16),
             cores,
+            alone=len(cut.parts) == 1,
         )
         for number, part in enumerate(cut.parts)
     ]

@@ -1,10 +1,10 @@
-"""Score a view of samples batch by batch, with a progress bar; memory grows only where maps are kept."""
+"""Score a view of samples batch by batch, with their progress; memory grows only where maps are kept."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline.parts.progress import Progress
 from pipeline.protocols import UNKNOWN, Detector, Samples, Scores
 
 
@@ -21,8 +21,7 @@ class Scored:
 def score(detector: Detector, samples: Samples, batch: int = 32, *, keep_local: bool) -> Scored:
     """Score every sample of `samples`, `batch` at a time; maps are held only with `keep_local`."""
     sample, local, truth = [], [], []
-    one = len(samples) <= batch  # as a request to a served model: a bar would tell nothing, and fill its log
-    with tqdm(total=len(samples), desc="score", unit="sample", mininterval=1.0, disable=one) as bar:
+    with Progress(len(samples), "score", "samples") as bar:
         for some in samples.batches(batch):
             scores = detector.score(some)
             sample.append(scores.sample)

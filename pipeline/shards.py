@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.errors import AssayError, DataError, ModelError
 from pipeline.files import link, scratch_folder, sha256, whole_file, whole_folder, write_json
 from pipeline.memory import frugal
 from pipeline.model import Model, empty_rows
+from pipeline.parts.progress import silent
 from pipeline.protocols import Samples
 from pipeline.samples import read_manifest
 
@@ -51,6 +53,7 @@ class Job:
     inputs: int
     seed: int
     cores: int | None = None  # processor cores that the worker may use; None for all
+    alone: bool = True  # the batch's only one, which shows its own progress
 
     @property
     def name(self) -> str:
@@ -79,7 +82,8 @@ def score(job: Job) -> Shard:
     if found is not None:
         return found
     try:
-        return _score(job)
+        with nullcontext() if job.alone else silent():
+            return _score(job)
     except AssayError as error:
         return failed(job, error)
 

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le
 from pipeline.errors import ParamsError
 from pipeline.parts.draws import shuffled
 from pipeline.parts.images import checked
+from pipeline.parts.progress import tracked
 from pipeline.protocols import Batch, Samples
 from pipeline.samples import normals
 
@@ -45,7 +46,7 @@ class CutPaste:
         rng = np.random.default_rng(self.seed)
         made = 0
         order = shuffled(len(some), max(1, round(self.share * len(some))), rng)
-        for batch in some[order].batches(BATCH):
+        for batch in tracked(some[order].batches(BATCH), -(-len(order) // BATCH), "cutpaste", "batches"):
             images = checked(batch)
             regions = [None] * len(images) if batch.region is None else batch.region
             pasted = [self._paste(image, region, rng) for image, region in zip(images, regions, strict=True)]

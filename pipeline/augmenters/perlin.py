@@ -11,6 +11,7 @@ from pipeline.errors import ParamsError
 from pipeline.parts.draws import shuffled
 from pipeline.parts.images import checked
 from pipeline.parts.perlin import blend, foreign, mask
+from pipeline.parts.progress import tracked
 from pipeline.protocols import Batch, Samples
 from pipeline.samples import normals
 
@@ -41,7 +42,8 @@ class Perlin:
         targets = shuffled(len(some), max(1, round(self.share * len(some))), rng)
         sources = rng.integers(len(some), size=len(targets))
         made = 0
-        for onto, other in zip(some[targets].batches(BATCH), some[sources].batches(BATCH), strict=True):
+        pairs = zip(some[targets].batches(BATCH), some[sources].batches(BATCH), strict=True)
+        for onto, other in tracked(pairs, -(-len(targets) // BATCH), "perlin", "batches"):
             images = checked(onto)
             textures = checked(other, images.shape[2:])
             out, masks = np.empty_like(images), np.empty((len(images), *images.shape[2:]), bool)

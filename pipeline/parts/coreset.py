@@ -6,9 +6,9 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.errors import DataError
+from pipeline.parts.progress import Progress
 
 BLOCK = 256  # centres per matrix product
 ROWS = 4096  # points per matrix product: on a CPU the 4 MB of distances stay in the cache until their minimum is known
@@ -30,7 +30,7 @@ def k_centre_greedy(points: Tensor, count: int, start: int = 0, block: int = BLO
     nearest = torch.full_like(norms, torch.inf)  # squared distance of every point to its nearest centre
     _update(nearest, points, norms, torch.tensor([start], device=points.device))
     chosen = [start]
-    with tqdm(total=count, initial=1, desc="coreset", unit="centre", mininterval=1.0) as bar:
+    with Progress(count, "coreset", "centres", done=1) as bar:
         while len(chosen) < count:
             distance, at = nearest.topk(min(4 * block, len(points)))
             fresh = at[_greedy(points[at], norms[at], distance.clone(), min(block, count - len(chosen)))]

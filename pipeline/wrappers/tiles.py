@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar, Self
 import numpy as np
 import pandas as pd
 from annotated_types import Ge, Lt
-from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.parts.images import checked
+from pipeline.parts.progress import Progress
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.wrappers.copies import Copies, joined, one, times
 from pipeline.wrappers.wrapper import Wrapper
@@ -102,7 +102,7 @@ class Tiles(Wrapper):
     def _rows(self, train: Samples) -> pd.DataFrame:
         """Of the tiles of `train` in which anything counts, with their own labels: one look at every image."""
         labels = []
-        with tqdm(total=len(train), desc="tiles", unit="image", mininterval=1.0) as bar:
+        with Progress(len(train), "tiles", "images") as bar:
             for batch in train.batches(CHUNK):
                 images = [one(batch, index) for index in range(len(batch))]
                 checked(batch, self.image_)

@@ -15,7 +15,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts.device import device, seeded
@@ -23,6 +22,7 @@ from pipeline.parts.draws import shuffled
 from pipeline.parts.filterbank import blur
 from pipeline.parts.images import checked
 from pipeline.parts.perlin import blend, foreign, mask
+from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -80,7 +80,7 @@ class Draem:
         cuts = [round(0.8 * self.steps), round(0.9 * self.steps)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.2)
         history = []
-        with tqdm(total=self.steps, desc="steps", unit="step", mininterval=1.0) as bar:
+        with Progress(self.steps, "training", "steps") as bar:
             for clean, seen, masks in self._steps(some, train[train.label == ANOMALOUS], size, rng):
                 losses = self._losses(net, *(_moved(x, where) for x in (clean, seen, masks)))
                 loss = losses["ssim"] + losses["l2"] + losses["focal"]

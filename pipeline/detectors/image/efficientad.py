@@ -13,7 +13,6 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts import features, perlin
@@ -24,6 +23,7 @@ from pipeline.parts.image_folder import Folder
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.pdn import LEAST, Networks, recoloured
+from pipeline.parts.progress import tracked
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -173,10 +173,8 @@ class EfficientAD:
     ) -> None:
         """Teach the teacher the standardised features of the backbone (algorithm 3)."""
         optimiser = torch.optim.Adam(nets.teacher.parameters(), lr=self.rate, weight_decay=DECAY)
-        bar = tqdm(total=self.teacher_steps, desc="teacher", unit="step", mininterval=1.0)
-        for batch in rest[shuffled(len(rest), self.teacher_steps * self.teacher_batch, rng)].batches(
-            self.teacher_batch
-        ):
+        drawn = rest[shuffled(len(rest), self.teacher_steps * self.teacher_batch, rng)]
+        for batch in tracked(drawn.batches(self.teacher_batch), self.teacher_steps, "teacher", "steps"):
             images = folder.drawn(len(batch), rng) if folder else strange(checked(batch, nets.size), rng)
             with nets.autocast():
                 found = nets.teacher(nets.unit(images)).float()
@@ -186,8 +184,6 @@ class EfficientAD:
             loss.backward()
             optimiser.step()
             history.append({"step": len(history) + 1, "teacher": float(loss.detach())})
-            bar.update()
-        bar.close()
         nets.teacher.eval().requires_grad_(False)
 
     def _normalise(self, nets: Networks, rest: Samples, size: tuple[int, int]) -> None:
@@ -214,9 +210,9 @@ class EfficientAD:
         learning = [*nets.student.parameters(), *nets.autoencoder.parameters()]
         optimiser = torch.optim.Adam(learning, lr=self.rate, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [round(0.95 * self.steps)], gamma=0.1)
-        bar = tqdm(total=self.steps, desc="steps", unit="step", mininterval=1.0)
         with seeded(self.seed):  # of the dropout
-            for batch in rest[shuffled(len(rest), self.steps * self.batch, rng)].batches(self.batch):
+            drawn = rest[shuffled(len(rest), self.steps * self.batch, rng)]
+            for batch in tracked(drawn.batches(self.batch), self.steps, "training", "steps"):
                 images = checked(batch, size)
                 other = nets.unit(folder.drawn(len(images), rng)) if folder else None
                 changed = nets.unit(recoloured(images, rng))
@@ -228,8 +224,6 @@ class EfficientAD:
                 history.append(
                     {"step": len(history) + 1, **{name: float(loss.detach()) for name, loss in parts.items()}}
                 )
-                bar.update()
-        bar.close()
 
     def _maps(self, batch: Batch, normalised: bool) -> Tensor:
         """The student's and the autoencoder's map `(n, 2, h', w')`."""

@@ -13,12 +13,12 @@ from annotated_types import Ge, Gt, Lt
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
+from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, pooled
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -61,7 +61,7 @@ class Gaussian:
         self._features = features.load(self.backbone)
         share = max(1, POSITIONS // len(some))
         size, means, local = None, [], []
-        with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
+        with Progress(len(some), "features", "images") as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]

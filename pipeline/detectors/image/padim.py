@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
+from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -64,7 +64,7 @@ class Padim:
             raise DataError("PaDiM needs at least 2 normal images to have a spread at each position, got 1")
         self._features = features.load(self.backbone, LEVELS)
         size = sums = None
-        with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
+        with Progress(len(some), "features", "images") as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 if size is None:

@@ -12,7 +12,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import DataError, NotFittedError
 from pipeline.parts import features
@@ -21,6 +20,7 @@ from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Covariance
 from pipeline.parts.neighbours import Bank
+from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -76,7 +76,7 @@ class PatchCore:
         self._features = features.load(self.backbone, LEVELS)
         self.white_ = None if self.whiten is None else self._whitening(some, self.whiten)
         size = coreset = None
-        with tqdm(total=len(some), desc="patches", unit="image", mininterval=1.0) as bar:
+        with Progress(len(some), "patches", "images") as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]

@@ -12,7 +12,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import NotFittedError
 from pipeline.parts import features
@@ -20,6 +19,7 @@ from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Moments, standardised
+from pipeline.parts.progress import Progress, tracked
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -90,7 +90,7 @@ class SimpleNet:
         groups.append({"params": net.discriminator.parameters(), "lr": self.rate})
         optimiser = torch.optim.Adam(groups, weight_decay=self.decay)
         losses = []
-        for _ in tqdm(range(self.steps), desc="steps", unit="step", mininterval=1.0):
+        for _ in tracked(range(self.steps), self.steps, "training", "steps"):
             drawn = torch.randint(len(pool), (min(self.batch, len(pool)),), generator=generator)
             patches = standardised(pool[drawn].to(where).float(), mean, scale)
             # float32 also on a GPU: noise may be finer than bfloat16, and the layers are small
@@ -142,7 +142,7 @@ class SimpleNet:
         `(c,)` of all that count; height and width of the images."""
         rng = np.random.default_rng(self.seed)
         pool, size, moments = [], None, Moments()
-        with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
+        with Progress(len(some), "features", "images") as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 size = images.shape[2:]

@@ -14,7 +14,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts import features, perlin
@@ -23,6 +22,7 @@ from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.images import checked
 from pipeline.parts.losses import focal, truncated_l1
 from pipeline.parts.moments import Moments, standardised
+from pipeline.parts.progress import Progress, tracked
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -100,7 +100,7 @@ class SuperSimpleNet:
         cuts = [round(0.8 * self.steps), round(0.9 * self.steps)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.4)
         history = []
-        for _ in tqdm(range(self.steps), desc="steps", unit="step", mininterval=1.0):
+        for _ in tracked(range(self.steps), self.steps, "training", "steps"):
             maps, target, inside, label = self._drawn(held, rng)
             noise, spots = self._noise(target, inside, maps.shape[1], rng, generator)
             target = torch.cat([target, target.masked_fill(spots, ANOMALOUS)]).to(where)
@@ -169,7 +169,7 @@ class SuperSimpleNet:
         """Merged maps of as many images as `cache` holds, drawn evenly, with what is known of their positions."""
         maps, targets, insides, labels, size, moments = [], [], [], [], None, Moments()
         chosen = np.arange(len(some))
-        with tqdm(total=len(some), desc="features", unit="image", mininterval=1.0) as bar:
+        with Progress(len(some), "features", "images") as bar:
             for batch in some.batches(BATCH):
                 images = checked(batch, size)
                 found = features.patches(self._features.maps(images), batch)

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.progress import tracked
 from pipeline.parts.rows import by_column, learned, must_be_fitted
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -70,7 +71,7 @@ class Autoencoder:
         optimiser = torch.optim.Adam(weights, lr=self.rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=max(2, self.steps))
         losses = []
-        for _ in range(self.steps):
+        for _ in tracked(range(self.steps), self.steps, "training", "steps"):
             some = rows[torch.randint(len(x), (min(self.batch, len(x)),), generator=draw).to(where)]
             loss = self._loss(some, weights)
             optimiser.zero_grad()

@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.progress import tracked
 from pipeline.parts.rows import ROWS, ablation, learned, must_be_fitted
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -96,7 +97,7 @@ class SemiSupervised:
         optimiser = torch.optim.AdamW(weights, lr=self.rate, weight_decay=self.decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=max(2, self.steps))
         losses = []
-        for _ in range(self.steps):
+        for _ in tracked(range(self.steps), self.steps, "training", "steps"):
             high = rows[self._drawn(odd, half, draw).to(where)]  # (networks, half, k)
             low = rows[self._drawn(good, self.batch - half, draw).to(where)]
             if self.mix:
