@@ -9,6 +9,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tqdm import tqdm
+
 BEAT = 10.0  # seconds between two lines in a log
 SHORT = 2.0  # seconds in which work ends without a bar
 MARK = "... "  # how a line of progress starts
@@ -31,18 +33,16 @@ class Progress:
     """How far the work inside `with` has come; `n` of `total` are done.
 
     `what` names the work, `units` what is counted, in the plural. On a terminal a bar shows itself after `SHORT`
-    seconds; of a single step there is none. Elsewhere lines go to stderr, one every `BEAT` seconds and one at the end, if the work took that long:
+    seconds. Elsewhere lines go to stderr, one every `BEAT` seconds and one at the end, if the work took that long:
     `... score: 1,024 of 2,000 samples (51%), 88/s, 11 s left`."""
 
     def __init__(self, total: int, what: str, units: str, done: int = 0) -> None:
         self.n, self.total, self.what, self.units = done, total, what, units
         self._bar = None
-        self._silent = _silent.get() or total < 2
+        self._silent = _silent.get() or total < 2  # a single step has no progress
         self._done = done
         self._started = self._said = monotonic()
         if not self._silent and on_terminal():
-            from tqdm import tqdm
-
             self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {units}", delay=SHORT)
 
     def __enter__(self) -> Self:
