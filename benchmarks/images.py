@@ -27,10 +27,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline import detectors
+from pipeline.tables import find
 
 BATCH = 16
 MOBILENET = {"levels": [2, 3], "mean": [0.5] * 3, "std": [0.5] * 3, "extra": {"pad_type": "same", "bn_eps": 1e-5}}
@@ -58,7 +62,9 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     sections = {}
     for name in chosen.detectors.split(","):
         own = more.get(name, {})
-        sections[name] = {"detector": f"image/{name}", **own, "backbone": {**backbone, **own.get("backbone", {})}}
+        sections[name] = {"detector": f"image/{name}", **own}
+        if any(field.name == "backbone" for field in fields(find(detectors, f"image/{name}", "--detectors"))):
+            sections[name]["backbone"] = {**backbone, **own.get("backbone", {})}
         if "bank" in own:
             sections[name]["bank"] = {**own["bank"], "backbone": backbone}
     return {"size": [height, width], "fit": chosen.fit}, sections

@@ -40,15 +40,14 @@ Share = Annotated[float, Ge(0), Lt(1)]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the raw data come from. Further keys of this section are options of the modality.
-
-    `source` is a demo, a path, an archive, an fsspec URL or a SQL query (see pipeline/sources.py);
-    `watch` is the local file or folder whose change makes `ingest` run again; `kind` names the modality.
-    """
+    """Where the raw data come from. Further keys of this section are options of the kind of data."""
 
     source: Annotated[str, MinLen(1)]
+    """A demo, a path, an archive, an fsspec URL or a SQL query."""
     kind: str
+    """The kind of data, a file of pipeline/modalities/."""
     watch: Annotated[str, MinLen(1)] = "data/raw"
+    """The local file or folder whose change makes `ingest` run again."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ class Anomalies:
     """Shares of the labelled anomalies that go to training and calibration; the rest is for testing."""
 
     train: Share = 0.0
+    """Share of the labelled anomalies that detectors may learn from."""
     calibrate: Share = 0.0
+    """Share of the labelled anomalies that rules may set thresholds by."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,21 @@ class Split:
     """Shares of the normals for calibration and test; the rest is for training.
 
     A split column of the data is respected: then calibration normals come out of its training part, if it has none,
-    and the shares of the anomalies out of its test.
-    `groups: whole` lets no group cross parts; with `normals` a group's anomalies may be tested on where its
-    normals were trained on, for data in which nearly every item has a defect somewhere.
-    `order: time` gives the oldest samples to training and the newest to the test."""
+    and the shares of the anomalies out of its test."""
 
     calibrate: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """Share of the normals that set the thresholds; nobody trains or tests on them."""
     test: Share = 0.2
+    """Share of the normals that candidates are compared on."""
     anomalies: Anomalies = field(default_factory=Anomalies)
+    """Shares of the labelled anomalies; the rest is for the test."""
     groups: Literal["whole", "normals"] = "whole"
+    """`whole` lets no group cross parts; with `normals` a group's anomalies may be tested on where its normals were
+    trained on, for data in which nearly every item has a defect somewhere."""
     order: Literal["random", "time"] = "random"
+    """`time` gives the oldest samples to training and the newest to the test."""
     seed: int = 0
+    """Of the draw."""
 
 
 def wrap(detector: Detector, around: Mapping[str, Any], where: str, source: str = "params.yaml") -> Detector:

@@ -15,13 +15,17 @@ LEVELS = 4096  # thresholds at most that are tried in each of them
 
 @dataclass(frozen=True)
 class Cost:
-    """The least expected cost of a sample, from the costs of a `false_alarm` and of an `escape` and the `prevalence` of
-    anomalies. Its interval, and the threshold's, hold 95 % of stratified bootstrap resamples."""
+    """The least expected cost of a sample. Its interval, and the threshold's, hold 95 % of stratified bootstrap
+    resamples."""
 
     prevalence: Rate
+    """Share of anomalies among the samples to come."""
     false_alarm: Annotated[float, Ge(0)] = 1.0
+    """Cost of a false alarm, in any unit."""
     escape: Annotated[float, Ge(0)] = 1.0
+    """Cost of an anomaly that raises none, in the same unit."""
     seed: Annotated[int, Ge(0)] = 0
+    """Of the bootstrap resamples."""
 
     def find(self, known: Known, where: str) -> Found:
         if self.false_alarm == self.escape == 0:

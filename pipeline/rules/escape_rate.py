@@ -12,7 +12,9 @@ class EscapeRate:
     `confidence` for these very calibration anomalies, without one on average."""
 
     alpha: Rate = 0.05
+    """Share of anomalies like the known ones that may escape."""
     confidence: Rate | None = 0.95
+    """With which probability the promise holds for this very calibration set; null: on average over such sets."""
 
     def find(self, known: Known, where: str) -> Found:
         n = len(known.anomalies)

@@ -21,8 +21,11 @@ class Extreme:
     the normals' scores, by probability-weighted moments (Hosking & Wallis, Technometrics 1987). An extrapolation."""
 
     alpha: Rate = 0.0001
+    """Share of normals that may raise an alarm; must lie in the tail."""
     tail: Rate = 0.1
+    """Share of the normals, those with the highest scores, that the tail is fitted to."""
     seed: Annotated[int, Ge(0)] = 0
+    """Of the bootstrap resamples."""
 
     def find(self, known: Known, where: str) -> Found:
         n = len(known.normals)

@@ -12,7 +12,9 @@ class FalseAlarmRate:
     one on average over calibration sets."""
 
     alpha: Rate = 0.01
+    """Share of normals that may raise an alarm."""
     confidence: Rate | None = 0.95
+    """With which probability the promise holds for this very calibration set; null: on average over such sets."""
 
     def find(self, known: Known, where: str) -> Found:
         n = len(known.normals)

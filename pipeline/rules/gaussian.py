@@ -16,6 +16,7 @@ class Gaussian:
     Calibration normals are held against that assumption by a Kolmogorov-Smirnov test."""
 
     alpha: Rate = 0.01
+    """Share of normals that may raise an alarm, if the assumption holds."""
     trust: Rate = 0.05
     """p-value of that test below which the working point is said not to be trusted."""
 

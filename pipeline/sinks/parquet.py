@@ -27,6 +27,7 @@ class Parquet:
     do so; a batch that is delivered again replaces it."""
 
     to: Annotated[str, MinLen(1)]
+    """A folder, as seen from the line's, or an fsspec URL."""
 
     def __post_init__(self) -> None:
         if "://" in self.to and urlsplit(self.to).password:

@@ -31,6 +31,7 @@ class Sql:
     batch's data hash stands before these."""
 
     table: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "scores"
+    """The table's name; made where it is missing."""
 
     def deliver(self, scores: Path, report: dict[str, Any]) -> str:
         table, count = _table(self.table), 0

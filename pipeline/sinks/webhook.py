@@ -29,16 +29,18 @@ LONGEST = 60  # seconds that a server may ask to be left alone before the next t
 
 @dataclass(frozen=True)
 class Webhook:
-    """POSTs JSON when a batch holds one of `decisions`: its counts and rates, and the `most` samples with the highest
-    scores. Lost connections and the answers 429 and 5xx are tried again `retries` times, with growing pauses. The
-    header Idempotency-Key lets the receiver know a batch that it has; a batch without failed shards has another one
+    """POSTs JSON when a batch holds one of `decisions`: its counts and rates, and the samples with the highest scores.
+    The header Idempotency-Key lets the receiver know a batch that it has; a batch without failed shards has another one
     than it had with them."""
 
     decisions: Annotated[list[Literal["accept", "review", "reject"]], MinLen(1)] = field(
         default_factory=lambda: ["reject"]
     )
+    """What a batch must hold to be told."""
     most: Annotated[int, Ge(0), Le(10_000)] = 100
+    """Samples that are told, those with the highest scores."""
     retries: Annotated[int, Ge(0), Le(10)] = 4
+    """Times that lost connections and the answers 429 and 5xx are tried again, with growing pauses."""
 
     def deliver(self, scores: Path, report: dict[str, Any]) -> str:
         url = _address()
