@@ -25,11 +25,11 @@ from prefect.cache_policies import NO_CACHE
 from flows import slots
 from flows.settings import stage_environment
 from pipeline.errors import LineError
+from pipeline.parts.progress import MARK
+from pipeline.stages import LOGS
 
-LOGS = Path(".assay/logs")
 LAST_LINES = 8  # of a stage that failed without a sentence
 WIDTH = 96  # of what a stage says of its result
-BEAT = 10.0  # seconds between two lines of progress
 UP_TO_DATE, RESTORED, RAN = "up to date", "from the cache", "ran"
 # What a stage is asked to end with, and for how many seconds.
 SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (getattr(signal, "SIGKILL", signal.SIGTERM), 5.0))
@@ -225,25 +225,24 @@ def _reproduce(line: Line, stage: str, force: bool) -> str:
 
 
 def _follow(process: subprocess.Popen[bytes], stage: str, log: Path) -> list[str]:
-    """Pass on what a stage says, line by line, until it ends; a progress bar only now and then. Its last lines."""
+    """Pass on what a stage says, line by line, until it ends, its progress to the console, too. Its last lines."""
     logger = get_run_logger()
     said: deque[str] = deque(maxlen=200)
-    beat = time.monotonic() + BEAT
     assert process.stdout is not None
     with io.TextIOWrapper(process.stdout, "utf-8", "replace", newline="") as rows, log.open("w", encoding="utf-8") as f:
         for row in rows:
-            text = row.rstrip()
-            if row.endswith("\r"):  # a bar that is drawn over
-                if text and time.monotonic() > beat:
-                    beat = time.monotonic() + BEAT
-                    logger.info(text)
-                    print(f"{stage:<28}{text.strip()}", flush=True)
+            if row.endswith("\r"):  # another tool's bar, which is drawn over
                 continue
+            text = row.rstrip()
             f.write(text + "\n")
             f.flush()
-            if text:
+            if not text:
+                continue
+            logger.info(text)
+            if text.startswith(MARK):
+                print(f"{stage:<28}{text.removeprefix(MARK)}", flush=True)
+            else:
                 said.append(text)
-                logger.info(text)
     return list(said)
 
 

@@ -140,7 +140,7 @@ def _raise(states: dict[str, State[Any]]) -> None:
     failed = [s.result(raise_on_failure=False) for s in states.values() if s.is_failed() or s.is_crashed()]
     for error in failed:
         if not isinstance(error, AssayError):
-            raise error  # a defect of ours keeps its traceback
+            raise error  # a defect of ours
     if len(failed) == 1:
         raise failed[0]
     if failed:

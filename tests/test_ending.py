@@ -1,4 +1,4 @@
-"""Every command ends in one sentence and a status when it fails; a defect of ours keeps its traceback."""
+"""Every command ends in one sentence and a status when it fails; the traceback is in a log."""
 
 import errno
 import os
@@ -42,6 +42,52 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_sentence(
     assert capsys.readouterr().err == "error: said\n"
 
 
-def test_a_defect_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), one_sentence(tmp_path / "error.log"):
+def test_a_defect_is_one_sentence_that_says_where_its_traceback_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "logs/error.log"
+    with pytest.raises(SystemExit) as end, one_sentence(log):
+        _ = {}["gone"]
+    assert end.value.code == 1
+    said = f"error: unexpected KeyError: 'gone'; this is a defect of assay, the traceback is in {log}\n"
+    assert capsys.readouterr().err == said
+    kept = log.read_text()
+    assert kept.startswith("Traceback (most recent call last):")
+    assert '_ = {}["gone"]' in kept
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EINVAL, "bad seek"), "OSError: [Errno 22] bad seek"),
+        (RuntimeError("two\n  lines"), "RuntimeError: two lines"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (ValueError("x" * 1000), f"ValueError: {'x' * 287}…"),
+    ],
+)
+def test_a_defect_is_told_on_one_line(
+    error: Exception, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit), one_sentence(tmp_path / "error.log"):
+        raise error
+    assert capsys.readouterr().err.startswith(f"error: unexpected {told}; this is a defect")
+
+
+def test_a_defect_whose_log_cannot_be_written_shows_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit), one_sentence(tmp_path / "file/error.log"):
         _ = 1 / 0
+    *rest, last = capsys.readouterr().err.splitlines()
+    assert rest[0] == "Traceback (most recent call last):"
+    assert last == "error: unexpected ZeroDivisionError: division by zero; " + (
+        "this is a defect of assay, the traceback is above"
+    )
+
+
+def test_a_command_that_ends_by_itself_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end, one_sentence(tmp_path / "error.log"):
+        raise SystemExit(3)
+    assert end.value.code == 3
+    assert not (tmp_path / "error.log").exists()

@@ -26,16 +26,18 @@ AUGMENTED = Path("data/augmented")
 MODELS = Path("models")
 VALIDATION = Path("reports/validation")
 CANDIDATES = Path("reports/candidates")
+COMPARISON = Path("reports/comparison")
 RECEIPT = Path("reports/published.json")
 FETCHED = Path(".assay/fetched")
 TIMINGS = Path(".assay/timings.jsonl")
+LOGS = Path(".assay/logs")
 
 
 def run(main: Callable[..., None]) -> NoReturn:
     """Call a stage with the words of its command line, note what it took, and end the process."""
     started = time.perf_counter()
     name = "@".join([Path(main.__code__.co_filename).stem, *sys.argv[1:]])
-    with one_sentence():
+    with one_sentence(LOGS / f"{name}.error.log"):  # stages that run side by side keep one each
         main(*sys.argv[1:])
         _note(name, time.perf_counter() - started)
     sys.stdout.flush()

@@ -71,6 +71,21 @@ def test_stages_run_after_what_they_need_and_not_again(toy: Toy) -> None:
     assert toy.ran() == []
 
 
+def test_progress_comes_to_the_console_and_is_not_what_a_stage_says_of_its_result(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "... score: 8 of 16 samples (50%), 1.0/s, 8 s left"
+    toy.write("left.do", f"sys.stderr.write('  3%\\r 80%\\r'); print('{told}', flush=True)")
+    reproduce(toy.folder)
+    said = [row for row in capsys.readouterr().out.splitlines() if row.startswith("left ")]
+    assert said[0] == f"{'left':<28}{told.removeprefix('... ')}"
+    assert said[1].endswith(" s  wrote parts/left.txt")
+    assert len(said) == 2
+    log = toy.text(".assay/logs/left.log")
+    assert told in log.splitlines()
+    assert "80%" not in log
+
+
 def test_independent_stages_run_side_by_side(toy: Toy) -> None:
     for one, other in (("left", "right"), ("right", "left")):  # each waits for the other
         toy.write(f"{one}.do", f"Path('{one}.on').touch()\nwhile not Path('{other}.on').exists(): time.sleep(0.05)\n")
