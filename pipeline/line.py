@@ -14,7 +14,12 @@ from pipeline.ending import one_sentence
 from pipeline.errors import ParamsError
 
 ROOT = Path(__file__).resolve().parents[1]
-DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
+DVC_CONFIG = """[core]
+    analytics = false
+    check_update = false
+[plots]
+    html_template = ../{back}/pipeline/reports/dvc/page.html
+"""
 
 
 def make(line: Path, like: Path) -> None:
@@ -33,7 +38,7 @@ def make(line: Path, like: Path) -> None:
         (place / watched).mkdir(parents=True, exist_ok=True)
         (place / watched / ".gitkeep").touch()
     (place / ".dvc").mkdir(exist_ok=True)
-    (place / ".dvc/config").write_text(DVC_CONFIG, encoding="utf-8")
+    (place / ".dvc/config").write_text(DVC_CONFIG.format(back=back), encoding="utf-8")
     shutil.copyfile(ROOT / ".dvc/.gitignore", place / ".dvc/.gitignore")
     (place / "dvc.yaml").unlink(missing_ok=True)
     (place / "dvc.yaml").symlink_to(f"{back}/dvc.yaml")
