@@ -25,8 +25,8 @@ def draw(history: pd.DataFrame, path: Path) -> None:
     figure.subplots_adjust(left=0.1, right=0.97, top=0.93, bottom=0.08, hspace=0.28)
     figure.suptitle(f"{history['name'].iloc[0]}: {len(history)} batches", x=0.1, ha="left")
     at = np.arange(len(history))
-    _alarms(panels[0], at, history)
-    _scores(panels[1], at, history)
+    alarms(panels[0], at, history)
+    evidence(panels[1], at, history)
     _inputs(panels[2], at, history)
     _shares(panels[3], at, history)
     for panel in panels:
@@ -42,7 +42,8 @@ def draw(history: pd.DataFrame, path: Path) -> None:
     figure.savefig(path)
 
 
-def _alarms(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
+def alarms(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
+    """Each batch's share of alarms at `at`, with its interval, against the share that is allowed."""
     rate, low, high = (_float(history[name]) for name in ("alarm_rate", "alarm_low", "alarm_high"))
     axes.vlines(at, low, high, color=BLUE, linewidth=2, alpha=0.5, label="95 % interval")
     axes.plot(at, rate, "o", color=BLUE, markersize=4, label="alarms")
@@ -54,7 +55,8 @@ def _alarms(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
     axes.set_title("share of alarms", loc="left", fontsize="medium")
 
 
-def _scores(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
+def evidence(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
+    """The martingale of the scores and the evidence against the promised alarms, with their threshold."""
     lines = (
         ("martingale", BLUE, "-", "martingale of the scores"),
         ("alarm_evidence", GREY, "-.", "evidence of alarms"),

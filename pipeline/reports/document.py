@@ -12,6 +12,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+NONE = "—"  # stands for what is not known
 LONGEST = 160  # characters of an id, a path or a value that a cell shows
 
 Tone = Literal["plain", "good", "bad", "note"]

@@ -17,10 +17,11 @@ from slugify import slugify
 
 from pipeline.files import whole_file
 from pipeline.reports import pictures
-from pipeline.reports.document import Block, Chart, Document, Facts, Gallery, Picture, printable
+from pipeline.reports.document import Block, Chart, Document, Facts, Gallery, Picture, Table, printable
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 NARROW = (Chart, Facts)  # blocks that stand side by side
+SLIM = 5  # columns of a table that may stand beside a chart
 WIDE = 1.8  # width over height from which a picture takes the whole line
 SALT = "assay"  # of the ids in charts: equal charts, equal bytes
 
@@ -68,8 +69,19 @@ def _sections(document: Document) -> list[dict[str, Any]]:
 
 
 def _runs(blocks: list[Block]) -> list[dict[str, Any]]:
-    runs = [(narrow, list(some)) for narrow, some in groupby(blocks, key=lambda block: isinstance(block, NARROW))]
-    return [{"side_by_side": narrow and len(some) > 1, "blocks": some} for narrow, some in runs]
+    """Blocks in groups that stand side by side, or one below the other: a chart alone takes a slim table beside it."""
+    found: list[tuple[bool, list[Block]]] = []
+    for narrow, some in groupby(blocks, key=lambda block: isinstance(block, NARROW)):
+        rest = list(some)
+        if found and found[-1][0] and len(found[-1][1]) == 1 and _slim(rest[0]):
+            found[-1][1].append(rest.pop(0))
+        if rest:
+            found.append((narrow, rest))
+    return [{"side_by_side": narrow and len(some) > 1, "blocks": some} for narrow, some in found]
+
+
+def _slim(block: Block) -> bool:
+    return isinstance(block, Table) and len(block.headings) <= SLIM and not block.note
 
 
 def _svg(figure: Figure) -> str:

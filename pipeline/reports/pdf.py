@@ -118,7 +118,6 @@ def _story(document: Document) -> list[Flowable]:
 
 
 def _section(section: Section, anchor: str) -> list[Flowable]:
-    """The heading stays on the page of what follows it."""
     found: list[Flowable] = []
     waiting: list[Chart] = []
     for block in [*section.blocks, None]:
@@ -128,10 +127,7 @@ def _section(section: Section, anchor: str) -> list[Flowable]:
         found += [_beside(waiting[at : at + 2]) for at in range(0, len(waiting), 2)]
         waiting = []
         found += [] if block is None else _block(block)
-    heading = _Heading(plain(section.title), anchor)
-    if isinstance(found[0], Grid) and len(found[0]._cellvalues) > 12:  # a long table splits by itself
-        return [heading, *found]
-    return [KeepTogether([heading, found[0]]), *found[1:]]
+    return [_Heading(plain(section.title), anchor), *found]
 
 
 def _block(block: Block) -> list[Flowable]:
@@ -146,7 +142,7 @@ def _block(block: Block) -> list[Flowable]:
             note = [paragraph(block.note, "note")] if block.note else []
             return [*_label(block.caption), _table(block), Spacer(1, 2 * mm), *note]
         case Picture():
-            return [_picture(block, WIDTH)]
+            return [KeepTogether(_picture(block, WIDTH))]
         case Gallery():
             return _label(block.caption) + _gallery(block)
         case Chart():
@@ -233,24 +229,23 @@ def _gallery(block: Gallery) -> list[Flowable]:
     """Panels one below the other, upright pictures two in a row."""
     sizes = [found for found in map(pictures.encoded, block.pictures) if found is not None]
     if any(found.width > found.height for found in sizes) or len(block.pictures) < 2:
-        return [_picture(each, WIDTH) for each in block.pictures]
+        return [KeepTogether(_picture(each, WIDTH)) for each in block.pictures]
     width = (WIDTH - GAP) / 2
     drawn = [_picture(each, width) for each in block.pictures]
     rows = [[*drawn[at : at + 2], ""][:2] for at in range(0, len(drawn), 2)]
-    grid = Grid(rows, [width + GAP / 2] * 2, splitInRow=0)
+    grid = Grid(rows, [width + GAP / 2] * 2)
     grid.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)])
     return [grid]
 
 
-def _picture(picture: Picture, width: float) -> Flowable:
+def _picture(picture: Picture, width: float) -> list[Flowable]:
     found = pictures.encoded(picture)
     caption = [paragraph(picture.caption, "note")] if picture.caption else []
     if found is None:
         gone = f"The picture is gone: it was deleted or damaged after this was scored ({picture.alt})."
-        return KeepTogether([paragraph(gone, "note"), *caption])
+        return [paragraph(gone, "note"), *caption]
     scale = min(width / found.width, HEIGHT * 0.42 / found.height, 0.6)
-    drawn = Image(io.BytesIO(found.data), found.width * scale, found.height * scale, hAlign="LEFT")
-    return KeepTogether([drawn, *caption])
+    return [Image(io.BytesIO(found.data), found.width * scale, found.height * scale, hAlign="LEFT"), *caption]
 
 
 def _label(text: str) -> list[Flowable]:

@@ -51,7 +51,14 @@ def style(look: str) -> ParagraphStyle:
     looks: dict[str, dict[str, Any]] = {
         "title": {"fontName": BOLD, "fontSize": 17, "leading": 21, "spaceAfter": 2},
         "subtitle": {"textColor": SOFT, "fontSize": 9, "leading": 12, "spaceAfter": 8},
-        "heading": {"fontName": BOLD, "fontSize": 11.5, "leading": 15, "spaceBefore": 10, "spaceAfter": 5},
+        "heading": {
+            "fontName": BOLD,
+            "fontSize": 11.5,
+            "leading": 15,
+            "spaceBefore": 10,
+            "spaceAfter": 5,
+            "keepWithNext": 1,
+        },
         "label": {
             "fontName": BOLD,
             "fontSize": 8.5,
