@@ -15,7 +15,7 @@ from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from slugify import slugify
 
-from flows import events, server, slots
+from flows import console, events, server, slots
 from flows.settings import ROOT, shown
 from pipeline import params, runlog
 from pipeline.delivery import RECEIPTS
@@ -157,7 +157,8 @@ def main(*words: str) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG), server.running(lambda: _prepare(line)):
         report = score(line, source)
-    print(f"scored with {report['name']} version {report['version']}: {_out(report)}")
+    said = f"scored with {report['name']} version {report['version']}: {_out(report)}"
+    print(console.sentence(said, console.of_batch(report), console.width()))
     for failed in report["failed"]:
         print(f"error: shard {failed['shard']}: {failed['error']}", file=sys.stderr)
     if report["failed"]:

@@ -21,7 +21,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import dag, server, summary
+from flows import console, dag, server, summary
 from flows.settings import ROOT, shown
 from flows.turns import alone
 from pipeline import params, runlog
@@ -55,7 +55,7 @@ def open_registry(folder: Path) -> list[str]:
     task_runner=ThreadPoolTaskRunner(max_workers=THREADS),
     persist_result=False,
 )
-def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> str:
+def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> summary.Summary:
     """Run the whole line in the folder `line` (seen from the checkout); the summary.
 
     `jobs` stages run side by side, 0 means one per processor core. Raises ParamsError before anything runs,
@@ -73,7 +73,7 @@ def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> str:
         if score_after:
             found = replace(found, scored=_score(line))
         _show(found, folder)
-    return summary.text(found)
+    return found
 
 
 def _champion(found: summary.Summary) -> str | None:
@@ -174,8 +174,8 @@ def main(*words: str) -> None:
             tracking.initialise()
 
     with one_sentence(folder / LOG if folder.is_dir() else ROOT / LOG), server.running(meanwhile):
-        said = train(shown(folder), not chosen.no_score, chosen.jobs)
-        print(f"\n{said}", flush=True)
+        found = train(shown(folder), not chosen.no_score, chosen.jobs)
+        print(f"\n{summary.text(found, console.width())}", flush=True)
 
 
 if __name__ == "__main__":

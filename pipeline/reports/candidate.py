@@ -62,9 +62,11 @@ def _promotion(line: Path) -> dict[str, Any]:
 
 def _decision(evaluated: Evaluated, name: str, published: Published, promotion: dict[str, Any]) -> list[Block]:
     said, tone = verdict(name, published, promotion)
+    since = f"Its thresholds were set anew since, and new batches are judged by: {published.recalibrated}."
     return [
         Text(said, tone),
         Text(f"Promise: {evaluated.calibration.says()}."),
+        *([Text(since)] if published.recalibrated else []),
         _numbers(evaluated),
         *decided.kept(evaluated),
     ]

@@ -15,12 +15,14 @@ from pipeline.threshold import Calibration
 
 @dataclass(frozen=True)
 class Published:
-    """What the registry and monitoring know of a candidate: its version with tags, which version is champion by now,
-    and the batches that the version scored, as `monitoring.record.history` gives them."""
+    """What the registry and monitoring know of a candidate: its version with tags, what its thresholds promise if they
+    were set anew since, which version is champion by now, and the batches that the version scored, as
+    `monitoring.record.history` gives them."""
 
     version: int | None = None
     run_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    recalibrated: str = ""
     champion: int | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
 
