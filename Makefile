@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 # The lock is given as constraints, too: for a package that another asks for with extras, pip 23 looks at these alone.
-.PHONY: run test lint ui serve line score monitor labels runs promote rollback calibrate lock clean docs tutorials help
+.PHONY: run test lint ui serve line score monitor report labels runs promote rollback calibrate lock clean docs tutorials help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
 	@$(BIN)/python -m flows.train --line $(LINE)
@@ -29,6 +29,9 @@ score: .venv/installed ## score the batch that params name, with the champion
 
 monitor: .venv/installed ## what the batches of a line say over time: drift, alarms, promises
 	@$(BIN)/python -m flows.monitor --line $(LINE)
+
+report: .venv/installed ## pages for people, HTML and PDF: of the candidates, or make report BATCH=NAME
+	@$(BIN)/python -m flows.report --line $(LINE) $(if $(BATCH),--batch "$(BATCH)")
 
 labels: .venv/installed ## give labels back, for precision, recall and the next training: make labels FILE=labels.csv
 	@$(BIN)/python -m flows.label --line $(LINE) $(if $(FILE),"$(FILE)")

@@ -16,6 +16,7 @@ from prefect.artifacts import create_table_artifact
 from slugify import slugify
 
 from flows import server
+from flows.report import after_training
 from flows.settings import ROOT
 from flows.turns import alone
 from pipeline import params
@@ -121,6 +122,7 @@ def main(*words: str) -> None:
                 print(f"{report['name']} version {now} is champion again, version {before} is not")
             else:
                 print(promote(line)["says"])
+            after_training(line)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from slugify import slugify
 
 from flows import console, events, server, slots
+from flows.report import after_scoring
 from flows.settings import ROOT, shown
 from pipeline import params, runlog
 from pipeline.delivery import RECEIPTS
@@ -48,8 +49,9 @@ def deliver(given: Params, report: dict[str, Any]) -> list[str]:
 def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
     """Score `source` (by default the line's own, from its params) with the champion of the line in the folder `line`.
 
-    The report of the batch, with its folder and what monitoring says. Raises RegistryError without a champion or a
-    registry that answers, DataError for a batch that cannot be read, DeliveryError when a sink does not take it."""
+    The report of the batch, with its folder, what monitoring says and the page that shows it all. Raises RegistryError
+    without a champion or a registry that answers, DataError for a batch that cannot be read, DeliveryError when a sink
+    does not take it."""
     from flows import engines
     from pipeline import batch
 
@@ -65,6 +67,7 @@ def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
         _show(report)
         report["delivered"] = deliver(given, report)
         report["monitoring"] = _watch(given, shown(folder), report)
+        report["page"] = after_scoring(given, Path(report["folder"]))
         entry.note(verdict=None if report["monitoring"] is None else report["monitoring"]["says"])
     return report
 

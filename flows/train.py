@@ -22,6 +22,7 @@ from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import console, dag, server, summary
+from flows.report import after_training
 from flows.settings import ROOT, shown
 from flows.turns import alone
 from pipeline import params, runlog
@@ -70,8 +71,11 @@ def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> summary.S
         _promote(line)  # takes its turn itself, since it may wait for a person's approval
         found = summary.read(folder, given)
         entry.note(model=_champion(found), out=_out(found), verdict=found.says)
-        if score_after:
-            found = replace(found, scored=_score(line))
+        try:
+            if score_after:
+                found = replace(found, scored=_score(line))
+        finally:
+            after_training(line)  # once the batch is recorded: the pages tell of it, too
         _show(found, folder)
     return found
 
