@@ -16,7 +16,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from slugify import slugify
 
-from flows import server
+from flows import console, server
+from flows.console import BAD, NOTE
 from flows.settings import ROOT, shown
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
@@ -25,6 +26,7 @@ from pipeline.params import Params
 
 PICTURE, TABLE = Path("reports/monitoring.png"), Path("reports/monitoring.csv")
 LAST = 30  # batches that are shown
+WARNING = "warning"
 
 
 @task(task_run_name="monitor", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
@@ -97,21 +99,18 @@ def _found(row: Any) -> str:
     """What stands out of a batch, in a word or two."""
     words = ["drift"] if row.drift else []
     words += ["promise broken"] if row.broken else []
-    return ", ".join(words) or ("warning" if row.warnings != "[]" else "")
+    return ", ".join(words) or (WARNING if row.warnings != "[]" else "")
 
 
-def text(table: list[dict[str, str]]) -> str:
-    """The table for a console."""
-    left = {"started", "batch", "found"}  # texts; numbers stand on the right
-    widths = {heading: max(len(heading), *(len(row[heading]) for row in table)) for heading in table[0]}
-    lines = [{heading: heading for heading in widths}, *table]
-    return "\n".join(
-        "  ".join(
-            row[heading].ljust(width) if heading in left else row[heading].rjust(width)
-            for heading, width in widths.items()
-        ).rstrip()
-        for row in lines
-    )
+def text(table: list[dict[str, str]], wide: int | None = None) -> str:
+    """The table for a console: plain, or in colours for a terminal of `wide` columns."""
+    return console.table(table, {"started", "batch", "found"}, _tone, wide)
+
+
+def _tone(row: dict[str, str], heading: str) -> str:
+    if heading != "found":
+        return ""
+    return NOTE if row[heading] == WARNING else BAD
 
 
 def main(*words: str) -> None:
@@ -131,7 +130,7 @@ def main(*words: str) -> None:
     if not table:
         print("no batch has been recorded yet: score one first (make score)")
         return
-    print(text(table))
+    print(text(table, console.width()))
     print(f"-> {shown(folder / PICTURE)}, {shown(folder / TABLE)}")
 
 

@@ -15,12 +15,15 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from slugify import slugify
 
-from flows import server
+from flows import console, server
+from flows.console import GOOD, NOTE
 from flows.report import after_training
 from flows.settings import ROOT
 from flows.turns import alone
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
+
+TONES = {"promoted": GOOD, "refused": NOTE}  # of what is said about a decision
 
 
 @flow(name="promote", flow_run_name="promote {line}", persist_result=False)
@@ -121,7 +124,9 @@ def main(*words: str) -> None:
                 now, before = report["champion"], report["previous"]
                 print(f"{report['name']} version {now} is champion again, version {before} is not")
             else:
-                print(promote(line)["says"])
+                report = promote(line)
+                told = {report["says"]: TONES.get(report["decision"], "")}
+                print(console.sentence(report["says"], told, console.width()))
             after_training(line)
 
 

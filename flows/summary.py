@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import console
+from flows.console import BAD, GOOD
 from flows.settings import shown
 from pipeline.params import Params
 from pipeline.stages import CANDIDATES, RECEIPT, VALIDATION
@@ -19,6 +21,8 @@ METRICS = {  # key of metrics.json, heading, format; a column that no candidate 
     "promised_false_alarm_rate": ("promised", "{:.2%}"),
     "false_alarm_rate": ("realised", "{:.2%}"),
 }
+CHAMPION, BROKEN = "champion", "promise broken"
+TEXTS = {"candidate", "detector", ""}
 PAGES = (
     "make ui shows the runs and models: MLflow at http://127.0.0.1:5000, Prefect at http://127.0.0.1:4200",
     "promised, realised: the share of normal samples that may raise an alarm, and that of the test part that did",
@@ -91,35 +95,43 @@ def rows(summary: Summary) -> list[dict[str, str]]:
             "detector": c.detector,
             **{METRICS[key][0]: METRICS[key][1].format(c.metrics[key]) if key in c.metrics else "" for key in filled},
             "version": "" if c.version is None else str(c.version),
-            "": "champion" if c.version is not None and c.version == summary.champion else "",
+            "": ", ".join(_words(c, summary)),
         }
         for c in summary.candidates
     ]
 
 
-def text(summary: Summary) -> str:
-    """The summary for a console."""
-    table = rows(summary)
-    headings = list(table[0])
-    widths = {h: max(len(h), *(len(row[h]) for row in table)) for h in headings}
-    left = {"candidate", "detector", ""}  # texts; numbers stand on the right
+def _words(candidate: Candidate, summary: Summary) -> list[str]:
+    """What marks a candidate: that it is champion, and that its test contradicts what its calibration promised."""
+    measured = candidate.metrics
+    least, promised = measured.get("false_alarm_rate_low"), measured.get("promised_false_alarm_rate")
+    words = [CHAMPION] if candidate.version is not None and candidate.version == summary.champion else []
+    return words + ([BROKEN] if least is not None and promised is not None and least > promised else [])
 
-    def drawn(row: dict[str, str]) -> str:
-        return "  ".join(row[h].ljust(widths[h]) if h in left else row[h].rjust(widths[h]) for h in headings).rstrip()
 
-    parts = [drawn({h: h for h in headings}), *(drawn(row) for row in table), ""]
+def text(summary: Summary, wide: int | None = None) -> str:
+    """The summary for a console: plain, or in colours for a terminal of `wide` columns."""
+    parts = [console.table(rows(summary), TEXTS, _tone, wide), ""]
     parts += [summary.says] if summary.says else []
-    parts += [_scored(summary.scored)] if summary.scored else []
+    parts += [_scored(summary.scored, wide)] if summary.scored else []
     parts += ["reports:", *(f"  {path}" for path in summary.reports)] if summary.reports else []
     return "\n".join([*parts, *PAGES])
 
 
-def _scored(report: dict[str, Any]) -> str:
+def _tone(row: dict[str, str], heading: str) -> str:
+    broken, champion = BROKEN in row[""], CHAMPION in row[""]
+    if broken and heading in ("realised", ""):
+        return BAD
+    return GOOD if champion and heading in ("candidate", "") else ""
+
+
+def _scored(report: dict[str, Any], wide: int | None) -> str:
     decisions = ", ".join(f"{count} {name}" for name, count in report["decisions"].items())
-    return (
+    said = (
         f"scored {report['samples']} samples with {report['name']} version {report['version']}: {decisions}; "
         f"{report['quarantined']} quarantined -> {shown(Path(report['folder']))}/"
     )
+    return console.sentence(said, console.of_batch(report), wide)
 
 
 def picture(summary: Summary, folder: Path) -> str | None:

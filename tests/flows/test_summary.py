@@ -52,6 +52,26 @@ def test_the_whole_text() -> None:
     )
 
 
+def test_a_broken_promise_is_marked_by_word_and_colour() -> None:
+    kept = {"promised_false_alarm_rate": 0.05, "false_alarm_rate": 0.08, "false_alarm_rate_low": 0.05}
+    broken = kept | {"false_alarm_rate": 0.12, "false_alarm_rate_low": 0.07}
+    unknown = {"promised_false_alarm_rate": 0.05, "false_alarm_rate": 1.0}
+    shown = Summary(
+        "parts",
+        "parts",
+        [Candidate(name, "image/a", found, number) for number, (name, found) in enumerate(
+            {"kept": kept, "broken": broken, "unknown": unknown, "failed": broken}.items()
+        )],
+        1, "", SCORED | {"monitoring": None}, [],
+    )  # fmt: skip
+    assert [row[""] for row in summary.rows(shown)] == ["", "champion, promise broken", "", "promise broken"]
+    drawn = summary.text(shown, 100)
+    assert drawn.count("\x1b[1;31m  12.00%\x1b[0m") == 2
+    assert drawn.count("\x1b[1;31mchampion, promise broken") == 1
+    assert "\x1b[1;32mbroken " in drawn  # the champion's name
+    assert "9 accept, \x1b[1;33m1 review\x1b[0m, \x1b[1;31m2 reject\x1b[0m; \x1b[1;33m3 quarantined" in drawn
+
+
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     found = summary.read(tmp_path, Params(SECTIONS, tmp_path / "params.yaml"))
     assert summary.text(found).splitlines()[:4] == [
