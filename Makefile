@@ -33,6 +33,9 @@ monitor: .venv/installed ## what the batches of a line say over time: drift, ala
 report: .venv/installed ## pages for people, HTML and PDF: of the candidates, or make report BATCH=NAME
 	@$(BIN)/python -m flows.report --line $(LINE) $(if $(BATCH),--batch "$(BATCH)")
 
+review: .venv/installed ## look at a batch's alarms in a browser and decide: make review BATCH=... PORT=4300
+	@$(BIN)/python -m pipeline.review --line $(LINE) $(if $(BATCH),--batch $(BATCH)) $(if $(PORT),--port $(PORT))
+
 labels: .venv/installed ## give labels back, for precision, recall and the next training: make labels FILE=labels.csv
 	@$(BIN)/python -m flows.label --line $(LINE) $(if $(FILE),"$(FILE)")
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline import recalibration, results, shards, sources, tracking, urls
+from pipeline import recalibration, results, review, shards, sources, tracking, urls
 from pipeline.errors import AssayError, DataError, ModelError, RegistryError
 from pipeline.files import scratch_folder, whole_folder
 from pipeline.model import CALIBRATION
@@ -85,12 +86,26 @@ def score_batch(
             found = [_outcome(job) for job in jobs]
             _some_scored(found)
             report["seconds"] = round(time.monotonic() - clock, 3)
-            with whole_folder(folder) as out:
+            with ExitStack() as held, whole_folder(folder) as out:
                 results.write(out, model, done, found, report, params.score)
+                held.enter_context(review.carried_over(folder, out))
             if not report["failed"]:
                 shutil.rmtree(done)
         _forget(line / UNFINISHED)
         return {**read_report(folder), "folder": str(folder)}
+
+
+def model_of(line: Path, name: str, number: int) -> Path:
+    """The folder on this machine of a version's model, with its calibration beside it; downloaded where it is not here.
+
+    Raises RegistryError for a version that is not registered."""
+    registry = tracking.connect()
+    version = registry.version(name, number)
+    if version is None:
+        raise RegistryError(f"{name} has no version {number} in this registry (it was deleted since, or is elsewhere)")
+    (line / WORK.parent).mkdir(parents=True, exist_ok=True)
+    with FileLock(line / WORK.with_suffix(".lock")):
+        return Path(_model(registry, version, line, None)[2])
 
 
 def read_report(folder: Path) -> dict[str, Any]:

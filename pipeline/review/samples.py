@@ -1,0 +1,52 @@
+"""The samples of a batch that were kept beside its scores: their manifest rows, found without reading all of them."""
+
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import DataError
+from pipeline.review.queue import Queue
+from pipeline.samples import read_manifest
+
+HELD = 16  # manifests in memory
+
+
+class Kept:
+    """The kept samples of a batch; `none` says why there are none at all, "" otherwise."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._folder = queue.folder / "samples"
+        self._lock = Lock()
+        self._manifest = lru_cache(HELD)(self._read)
+        failed = {entry["shard"] for entry in queue.report.get("failed", ())}
+        self._shards = [n for n in range(queue.report.get("shards", 1)) if n not in failed]  # of each row group
+        there = next(self._folder.glob("*/manifest.parquet"), None)
+        self.none = "" if there else "samples of this batch were not kept (score.keep: none), only their scores are"
+
+    def rows(self, positions: list[int]) -> pd.DataFrame:
+        """Manifest rows of the samples at these positions, in order. Raises DataError for one that was not kept."""
+        if self.none:
+            raise DataError(self.none)
+        with self._lock:
+            found = [self._row(position) for position in positions]
+        return pd.concat(found, ignore_index=True)
+
+    def _row(self, position: int) -> pd.DataFrame:
+        id, group = self._queue.ids[position], int(self._queue.shard[position])
+        likely = [f"{self._shards[group]:05d}"] if group < len(self._shards) else []
+        others = sorted(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else []
+        for shard in [*likely, *(name for name in others if name not in likely)]:
+            manifest, places = self._manifest(shard)
+            if id in places:
+                return manifest.iloc[[places[id]]]
+        raise DataError("this sample is not among those that were kept")
+
+    def _read(self, shard: str) -> tuple[Any, dict[str, int]]:
+        try:
+            manifest = read_manifest(self._folder / shard)
+        except DataError:
+            return None, {}
+        return manifest, {id: place for place, id in enumerate(manifest["id"])}
