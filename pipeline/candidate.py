@@ -66,6 +66,26 @@ class Candidate:
     def loaded(self) -> Model:
         return Model.load(self.model, self.calibration)
 
+    @cached_property
+    def filters(self) -> dict[str, str]:
+        """How the candidate came about, by the names of the tags that MLflow's pages can be filtered by."""
+        calibration = self.loaded.calibration
+        return {
+            "candidate": self.name,
+            "detector": self.loaded.stored.key,
+            "kind": self.params.dataset.kind,
+            "augment": str(self.params.sections["augment"]["kind"]),
+            "rule": str(calibration.plan.section()["rule"]),
+            "promise": calibration.says(),
+            "line": line_name(self.line),
+            "data_hash": self.loaded.stored.data,
+        }
+
+    @property
+    def about(self) -> str:
+        """The candidate in a sentence, as Markdown."""
+        return f"Candidate `{self.name}`, a `{self.loaded.stored.key}`: {self.loaded.calibration.says()}."
+
     def history(self) -> list[dict[str, float]]:
         """history.csv as metrics per epoch or step."""
         path = self.model / "history.csv"

@@ -181,6 +181,7 @@ def _decide(judged: _Judged, answer: Answer | None, manual: bool) -> dict[str, A
         said = "promoted" if promoted and c == winner else "passed" if verdict.passed else "refused"
         tags = {"verdict": said, "verdict_reasons": "; ".join(verdict.reasons), "verdict_figures": verdict.figures(TAG)}
         registry.tag(judged.versions[c], tags)
+        registry.tag_run(judged.versions[c], "verdict", said)
     decision = "promoted" if promoted else "waits" if waits else "stays" if judged.same and not held else "refused"
     return {
         "name": name,

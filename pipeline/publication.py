@@ -13,15 +13,16 @@ from typing import Any
 import pandas as pd
 
 from pipeline import tracking
-from pipeline.candidate import Candidate, flat, git_state, hash_of_test, line_name
+from pipeline.candidate import Candidate, flat, git_state, hash_of_test
 from pipeline.errors import ParamsError, RegistryError
 from pipeline.files import link, scratch_folder
 from pipeline.golden import Golden, max_difference
 from pipeline.model import CALIBRATION
 from pipeline.monitoring import reference
 from pipeline.params import Params
+from pipeline.run_record import Record, shown_curves, shown_pictures
 from pipeline.stages import VALIDATION
-from pipeline.tracking import Record, Registry, Version
+from pipeline.tracking import Registry, Version
 
 PUBLISHING = Path(".assay/publish")
 SMALL = 20 * 2**20  # bytes of validation pages, or of a git diff, that go along with a run
@@ -147,11 +148,8 @@ def _register(
     if diff:
         (artifacts / "git.diff").write_bytes(diff[:SMALL])
     tags = {
+        **candidate.filters,
         "content_hash": candidate.content_hash,
-        "candidate": candidate.name,
-        "detector": candidate.loaded.stored.key,
-        "line": line_name(candidate.line),
-        "data_hash": candidate.loaded.stored.data,
         "test_hash": hash_of_test(candidate.line),
         "git_commit": commit,
         "git_dirty": str(bool(diff)).lower(),
@@ -167,6 +165,9 @@ def _register(
         model=model,
         script=Path(mlflow_model.__file__),
         requirements=requirements(),
+        curves=shown_curves(candidate.report),
+        pictures=shown_pictures(candidate.report),
+        about=candidate.about,
     )
     return registry.register(name, record, tags)
 

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline import address
 from pipeline.address import shown
 from pipeline.errors import RegistryError
+from pipeline.run_record import ABOUT, NOTE, Record, plain
 
 for _name, _value in {  # a factory network is closed, and a server that is down is not worth minutes of waiting
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,21 +54,6 @@ class Version:
     number: int
     run_id: str
     tags: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one run holds: flat params, metrics (also per step), tags, a folder of artifacts, the model's folder."""
-
-    title: str
-    params: dict[str, Any]
-    metrics: dict[str, float]
-    steps: list[dict[str, float]]
-    tags: dict[str, str]
-    artifacts: Path
-    model: Path  # a folder named `model`
-    script: Path  # the model from code
-    requirements: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -163,6 +149,11 @@ class Registry:
             else:
                 self.client.set_registered_model_alias(name, alias, str(number))
 
+    def tag_run(self, version: Version, key: str, value: str) -> None:
+        """Set a tag of the run that `version` came from, by which MLflow's page of all runs can be filtered."""
+        with _asking(self.uri, f"tag the run of {version.name} version {version.number}"):
+            self.client.set_tag(version.run_id, key, value[:TAG])
+
     def tag(self, version: Version, tags: dict[str, str]) -> None:
         """Set tags of a version."""
         with _asking(self.uri, f"tag {version.name} version {version.number}"):
@@ -187,9 +178,9 @@ class Registry:
                 self.client.set_registered_model_tag(name, key, value)
 
     def metrics(self, version: Version) -> dict[str, float]:
-        """The last value of every metric of the run that `version` came from."""
+        """The last value of every metric of the run that `version` came from, by its name in metrics.json."""
         with _asking(self.uri, f"read the run of {version.name} version {version.number}"):
-            return dict(self.client.get_run(version.run_id).data.metrics)
+            return {plain(key): value for key, value in self.client.get_run(version.run_id).data.metrics.items()}
 
     def log_metric(self, version: Version, key: str, value: float) -> None:
         """Add a metric to the run that `version` came from, and mark that run as finished."""
@@ -238,11 +229,14 @@ class Registry:
 
     def register(self, name: str, record: Record, tags: dict[str, str]) -> Version:
         """One run in the experiment `name`, and from it a new version of the model `name` with `tags`."""
+        noted = record.tags | {NOTE: record.about}
         with (
             _asking(self.uri, f"publish {name}"),
-            mlflow.start_run(experiment_id=self._experiment(name), run_name=record.title, tags=record.tags) as run,
+            mlflow.start_run(experiment_id=self._experiment(name), run_name=record.title, tags=noted) as run,
         ):
             self._log(run.info.run_id, record)
+            for key, step, picture in record.pictures:
+                self.client.log_image(run.info.run_id, mlflow.Image(str(picture)), key=_key(key), step=step)
             self.client.log_artifacts(run.info.run_id, str(record.artifacts))
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -250,19 +244,16 @@ class Registry:
                 artifacts={"model": str(record.model)},
                 pip_requirements=record.requirements,
             )
-            _or_none(lambda: self.client.create_registered_model(name), "RESOURCE_ALREADY_EXISTS")
+            _or_none(lambda: self.client.create_registered_model(name, description=ABOUT), "RESOURCE_ALREADY_EXISTS")
             made = self.client.create_model_version(
-                name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
+                name, logged.model_uri, run.info.run_id, tags, description=record.about, model_id=logged.model_id
             )
         return _version(made)
 
     def _log(self, run_id: str, record: Record) -> None:
         now = int(time.time() * 1000)
         params = [Param(_key(k), str(v)[:PARAM]) for k, v in record.params.items()]
-        steps = [(0, record.metrics), *enumerate(record.steps)]
-        metrics = [
-            Metric(_key(k), v, now, step) for step, values in steps for k, v in values.items() if math.isfinite(v)
-        ]
+        metrics = [Metric(_key(k), v, now, step) for k, v, step in record.points() if math.isfinite(v)]
         for start in range(0, len(params), PARAMS_AT_ONCE):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
         for start in range(0, len(metrics), METRICS_AT_ONCE):
@@ -272,7 +263,7 @@ class Registry:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             root = address.artifact_root(self.uri)
-            return self.client.create_experiment(name, root and f"{root}/{_key(name)}")
+            return self.client.create_experiment(name, root and f"{root}/{_key(name)}", tags={NOTE: ABOUT})
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id

@@ -77,6 +77,29 @@ def test_a_run_holds_all_that_made_it(line: Path, store: str, tmp_path: Path) ->
     assert list((artifacts / "report").glob("*.png"))
 
 
+def test_runs_line_up_on_mlflows_pages(line: Path, store: str) -> None:
+    receipt, _ = publish(line)
+    client = tracking.connect().client
+    runs = {name: client.get_run(entry["run_id"]) for name, entry in receipt["candidates"].items()}
+    names = {name: {key for key in run.data.metrics if not key.startswith("history/")} for name, run in runs.items()}
+    assert names["few"] == names["many"]
+    assert {"auroc", "curve/roc", "curve/pr", publication.CHECKED} <= names["few"]
+    for name, run in runs.items():
+        roc = client.get_metric_history(run.info.run_id, "curve/roc")
+        assert sorted(point.step for point in roc) == list(range(101))
+        assert max(roc, key=lambda point: point.step).value == 1.0
+        assert run.data.tags["mlflow.loggedImages"] == "True"
+        pictures = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
+        assert any(path.startswith("images/overlays~normals_scored_highest+step+2+") for path in pictures)
+        assert name in run.data.tags["mlflow.note.content"]
+    found = client.search_runs(
+        [runs["few"].info.experiment_id],
+        "tags.kind = 'table' and tags.rule = 'false_alarm_rate' and tags.augment = 'none' and tags.candidate = 'few'",
+    )
+    assert [run.info.run_id for run in found] == [runs["few"].info.run_id]
+    assert "on average at most 10 % of normals raise one" in found[0].data.tags["promise"]
+
+
 def test_parity_can_be_checked_again_from_what_was_logged(line: Path, store: str, tmp_path: Path) -> None:
     receipt, _ = publish(line)
     registry = tracking.connect()

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import address, tracking
 from pipeline.errors import RegistryError
-from pipeline.tracking import Record, Registry
+from pipeline.run_record import Record
+from pipeline.tracking import Registry
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,81 @@
+"""What one MLflow run holds, and the names by which the runs of candidates line up on MLflow's pages.
+
+Its pages make a section of all metrics whose names begin alike up to a slash, and lay the same metric of several runs
+over one another. A figure of a defect, a group or a severity is `defect/hole.auroc` there, `defect.hole.auroc` in
+metrics.json and wherever else it is asked for. Curves are metrics whose steps are their x.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import curves
+
+CURVE, HISTORY = "curve/", "history/"
+DRAWN = 3  # pictures of each kind of error that are shown among a run's charts; all are among its artifacts
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description, in Markdown
+ABOUT = (
+    "One run per candidate of this line, one version of its registered model each; the alias `champion` scores.\n\n"
+    "Select runs and *Compare* them: metrics have the same names in all. "
+    "`curve/roc`: detection rate by the step, a percentage of false alarms. "
+    "`curve/pr`: precision by the step, a percentage of recall. "
+    "`curve/pro`: overlap of regions by the step, thousandths of false alarms among pixels. "
+    "`history/...`: what training said, by its step.\n\n"
+    "Filters: `tags.kind`, `tags.detector`, `tags.candidate`, `tags.line`, `tags.rule`, `tags.augment`, "
+    "`tags.data_hash`, `tags.test_hash`, `tags.verdict`: `tags.verdict = 'promoted' and metrics.auroc > 0.9`."
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run holds: flat params, metrics (also per step), tags, a folder of artifacts, the model's folder."""
+
+    title: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    steps: list[dict[str, float]]
+    tags: dict[str, str]
+    artifacts: Path
+    model: Path  # a folder named `model`
+    script: Path  # the model from code
+    requirements: list[str] = field(default_factory=list)
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # name: {step: value}
+    pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # name, step, PNG file
+    about: str = ""  # Markdown
+
+    def points(self) -> Iterator[tuple[str, float, int]]:
+        """Every metric by its name on MLflow's pages, with its value and step."""
+        yield from ((sectioned(key), value, 0) for key, value in self.metrics.items())
+        for step, values in enumerate(self.steps):
+            yield from ((key, value, step) for key, value in values.items())
+        for name, curve in self.curves.items():
+            yield from ((f"{CURVE}{name}", value, step) for step, value in curve.items())
+
+
+def sectioned(key: str) -> str:
+    """The name of a metric on MLflow's pages."""
+    return key if "/" in key.partition(".")[0] else key.replace(".", "/", 1)
+
+
+def plain(key: str) -> str:
+    """The name of a metric in metrics.json, from the one that `sectioned` gave."""
+    return key if key.startswith((CURVE, HISTORY)) else key.replace("/", ".", 1)
+
+
+def shown_curves(report: Path) -> dict[str, dict[int, float]]:
+    """The curves of a candidate's report, as values by step."""
+    return {
+        name: dict(zip(rows["step"].tolist(), rows["y"].tolist(), strict=True))
+        for name, rows in curves.read(report).items()
+    }
+
+
+def shown_pictures(report: Path) -> list[tuple[str, int, Path]]:
+    """The first overlays of each kind of error; their steps count them."""
+    kinds = sorted(path for path in (report / "overlays").glob("*") if path.is_dir())
+    return [
+        (f"overlays/{kind.name}", step, path)
+        for kind in kinds
+        for step, path in enumerate(sorted(kind.glob("*.png"))[:DRAWN])
+    ]
