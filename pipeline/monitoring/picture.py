@@ -47,7 +47,7 @@ def alarms(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
     rate, low, high = (_float(history[name]) for name in ("alarm_rate", "alarm_low", "alarm_high"))
     axes.vlines(at, low, high, color=BLUE, linewidth=2, alpha=0.5, label="95 % interval")
     axes.plot(at, rate, "o", color=BLUE, markersize=4, label="alarms")
-    axes.step(at, _float(history["allowed"]), color=LINE, linestyle="--", where="mid", label="allowed")
+    _level(axes, at, _float(history["allowed"]), "allowed")
     broken = history["broken"].to_numpy(bool)
     axes.plot(at[broken], rate[broken], "X", color=ORANGE, markersize=10, label="promise broken")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -63,8 +63,7 @@ def evidence(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
     )
     for name, colour, dash, label in lines:
         axes.plot(at, np.clip(_float(history[name]), LOWEST, HIGHEST), dash, color=colour, label=label, marker=".")
-    limit = np.log10(_float(history["threshold"]))
-    axes.step(at, limit, color=LINE, linestyle="--", where="mid", label="threshold")
+    _level(axes, at, np.log10(_float(history["threshold"])), "threshold")
     drift = history["drift"].to_numpy(bool)
     reached = np.clip(_float(history["martingale_highest"]), LOWEST, HIGHEST)
     axes.plot(at[drift], reached[drift], "X", color=ORANGE, markersize=10, label="drift")
@@ -90,6 +89,11 @@ def _shares(axes: Axes, at: np.ndarray, history: pd.DataFrame) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(bottom=0)
     axes.set_title("samples that could not be read, values that are missing", loc="left", fontsize="medium")
+
+
+def _level(axes: Axes, at: np.ndarray, values: np.ndarray, label: str) -> None:
+    """A dashed line at the height of each batch's value, as wide as the batch."""
+    axes.stairs(values, np.append(at - 0.5, at[-1] + 0.5), baseline=None, color=LINE, linestyle="--", label=label)
 
 
 def _float(column: pd.Series) -> np.ndarray:

@@ -11,6 +11,7 @@ from pipeline.reports.passages import DECISIONS, GROUPS, figure, more, rate
 
 UNNAMED = "(no name)"
 ALARM = "reject"
+FEW = 4  # samples of a value on average, below which only values with errors are listed
 SEVERITY = "severity."
 
 
@@ -57,11 +58,12 @@ def _severities(evaluated: Evaluated) -> list[Block]:
 
 
 def _divided(table: pd.DataFrame, column: str, evaluated: Evaluated) -> list[Block]:
-    """False alarms and detections by the values of a column, those with most errors first; nothing where nearly every
-    sample has a value of its own."""
+    """False alarms and detections by the values of a column, those with most errors first; where a value has few
+    samples, only values with errors."""
     named = table[table[column] != ""]
-    if named.empty or named[column].nunique() > len(named) / 2:
+    if named.empty:
         return []
+    few = named[column].nunique() * FEW > len(named)
     rows = []
     for name, some in named.groupby(column):
         normal, alarm = some["label"] == NORMAL, some["decision"] == ALARM
@@ -69,10 +71,13 @@ def _divided(table: pd.DataFrame, column: str, evaluated: Evaluated) -> list[Blo
         rows.append(
             (-(false + bad - caught), [short(str(name)), f"{good:,}", rate(false, good), f"{bad:,}", rate(caught, bad)])
         )
-    worst = [row for _, row in sorted(rows, key=lambda each: each[0])]
+    worst = [row for errors, row in sorted(rows, key=lambda each: each[0]) if errors or not few]
+    if not worst:
+        return []
     headings = [column, "normals", "false alarms (95 %)", "anomalies", "detected (95 %)"]
     note = more(len(worst), GROUPS, f"{evaluated.where}/scores.parquet")
-    return [Table(headings, worst[:GROUPS], f"By {column}, most errors first", frozenset(range(1, 5)), note)]
+    caption = f"By {column}, most errors first" + (" (only those with any)" if few else "")
+    return [Table(headings, worst[:GROUPS], caption, frozenset(range(1, 5)), note)]
 
 
 def _whole_groups(evaluated: Evaluated) -> list[Block]:

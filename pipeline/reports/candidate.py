@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.candidate import Candidate
 from pipeline.params import Params
 from pipeline.reports import by_class, decided, errors, lineage
-from pipeline.reports.document import NONE, Block, Document, Numbers, Section, Table, Text
+from pipeline.reports.document import NONE, Block, Document, Facts, Numbers, Section, Table, Text, short
 from pipeline.reports.evaluated import Evaluated, Published
 from pipeline.reports.passages import between, counted, figure, over_time, share
 
@@ -80,6 +80,8 @@ def verdict(name: str, published: Published, promotion: dict[str, Any]) -> tuple
     version, registered = published.version, promotion.get("name", "")
     judged = entry.get("version") == version
     why = "; ".join(entry["reasons"]) if judged else ""
+    if judged and not entry["checks"]:  # it was champion already: what it reached when it became one
+        why = published.tags.get("verdict_reasons", "")
     if published.champion == version:
         return f"Champion: version {version} scores new batches{why and f' ({why})'}.", "good"
     if not judged:
@@ -104,8 +106,8 @@ def _numbers(evaluated: Evaluated) -> Numbers:
         )
     if anomalies:
         caught = anomalies - found["escapes"]
-        rows.append(("anomalies detected", share(caught / anomalies), between(caught, anomalies)))
-    rows.append(("for review", share(found["review_share"]), "of all test samples"))
+        rows.append(("detected", share(caught / anomalies), between(caught, anomalies)))
+    rows.append(("for review", share(found["review_share"]), "of the test part"))
     return Numbers(rows)
 
 
@@ -129,6 +131,8 @@ def _checks(promotion: dict[str, Any], name: str, published: Published) -> list[
 
 
 def _figures(found: dict[str, Any]) -> list[Block]:
-    rows = [[key, f"{value:,}" if isinstance(value, int) else figure(value)] for key, value in found.items()]
-    note = f"and {len(rows) - FIGURES} more, in metrics.json" if len(rows) > FIGURES else ""
-    return [Table(["metric", "value"], rows[:FIGURES], "", frozenset({1}), note)]
+    rows = [(short(key), f"{value:,}" if isinstance(value, int) else figure(value)) for key, value in found.items()]
+    shown, note = rows[:FIGURES], f"and {len(rows) - FIGURES} more, in metrics.json"
+    half = -(-len(shown) // 2)
+    columns = [Facts(some) for some in (shown[:half], shown[half:]) if some]
+    return [*columns, *([Text(note, "note")] if len(rows) > FIGURES else [])]

@@ -18,7 +18,7 @@ from pipeline.rules import conformal
 SIZE = (5.2, 3.4)  # inches of a chart, two of which stand side by side
 SMALL = 9  # points of text
 GREY, GRID, WASH = "#767676", "#E3E2DC", "#F2D9C7"
-BINS = 40
+BINS = (14, 44)  # fewest and most bars
 BEYOND = 4.0  # scores are drawn up to so many times the way from the lowest to the alarm threshold
 STEPS = 200  # thresholds of a calibration plot
 NAMED = 8  # batches named below a picture of drift
@@ -39,16 +39,22 @@ def histogram(series: list[Series], thresholds: dict[str, float | None]) -> tupl
     the last bar."""
     figure, axes = _figure()
     shown = [each for each in series if len(each.scores)]
-    edges = _edges(np.concatenate([each.scores for each in shown]), thresholds)
+    bins = int(np.clip(2 * np.sqrt(min((len(each.scores) for each in shown), default=0)), *BINS))
+    edges = _edges(np.concatenate([each.scores for each in shown]), thresholds, bins)
     beyond = 0
     for each in shown:
         scores = each.scores.astype(np.float64)
         beyond += int(np.count_nonzero(scores > edges[-1]))
         counts = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0]
-        colour = ANOMALOUS if each.anomalous else NORMAL if each.filled else LINE
-        look = {"facecolor": colour, "edgecolor": colour, "alpha": 0.5, "hatch": "////" if each.anomalous else None}
-        look = look if each.filled else {"color": colour, "linewidth": 1.4}
-        axes.stairs(counts / len(scores), edges, fill=each.filled, label=f"{each.name} ({len(scores):,})", **look)
+        heights, label = counts / len(scores), f"{each.name} ({len(scores):,})"
+        if each.anomalous:  # the hatch by itself: in an SVG it would take the face's transparency
+            axes.stairs(heights, edges, fill=True, facecolor=ANOMALOUS, alpha=0.35, edgecolor="none")
+            hatched = {"facecolor": "none", "edgecolor": ANOMALOUS, "hatch": "////", "linewidth": 0.8}
+            axes.stairs(heights, edges, fill=True, label=label, **hatched)
+        elif each.filled:
+            axes.stairs(heights, edges, fill=True, facecolor=NORMAL, alpha=0.5, edgecolor="none", label=label)
+        else:
+            axes.stairs(heights, edges, color=LINE, linewidth=1.4, label=label)
     for name, dash in (("alarm", "-"), ("review", "--")):
         at = thresholds.get(name)
         if at is not None and np.isfinite(at):
@@ -58,7 +64,7 @@ def histogram(series: list[Series], thresholds: dict[str, float | None]) -> tupl
     return figure, beyond
 
 
-def _edges(scores: np.ndarray, thresholds: dict[str, float | None]) -> np.ndarray:
+def _edges(scores: np.ndarray, thresholds: dict[str, float | None], bins: int) -> np.ndarray:
     low, high = float(scores.min()), float(scores.max())
     alarm = thresholds.get("alarm")
     if alarm is not None and np.isfinite(alarm):
@@ -66,7 +72,7 @@ def _edges(scores: np.ndarray, thresholds: dict[str, float | None]) -> np.ndarra
         high = min(high, low + BEYOND * (alarm - low)) if alarm > low else high
     middle = 0.5 * (low + high)
     least = max(abs(middle), 1.0) * 1e-6  # equal scores have a bar of some width, too
-    return np.linspace(min(low, middle - least), max(high, middle + least), BINS + 1)
+    return np.linspace(min(low, middle - least), max(high, middle + least), bins + 1)
 
 
 def curve(points: pd.DataFrame, mark: tuple[float, float] | None, chance: float | None, title: str) -> Figure:

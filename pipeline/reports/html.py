@@ -22,7 +22,7 @@ from pipeline.reports.document import Block, Chart, Document, Facts, Gallery, Pi
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 NARROW = (Chart, Facts)  # blocks that stand side by side
 SLIM = 5  # columns of a table that may stand beside a chart
-WIDE = 1.8  # width over height from which a picture takes the whole line
+WIDE = 2.2  # width over height from which a picture or a chart takes the whole line
 SALT = "assay"  # of the ids in charts: equal charts, equal bytes
 
 
@@ -99,10 +99,14 @@ def _picture(picture: Picture) -> dict[str, Any] | None:
     if found is None:
         return None
     source = f"data:{found.mime};base64,{base64.b64encode(found.data).decode('ascii')}"
-    return {"source": source, "width": found.width, "height": found.height}
+    wide = found.width >= WIDE * found.height
+    return {"source": source, "width": found.width, "height": found.height, "wide": wide}
 
 
-def _wide(gallery: Gallery) -> bool:
-    """Whether the pictures of a gallery are panels in a row rather than columns."""
-    sizes = [found for found in map(pictures.encoded, gallery.pictures) if found is not None]
+def _wide(block: Gallery | Chart) -> bool:
+    """Whether a chart, or any picture of a gallery, takes the whole line."""
+    if isinstance(block, Chart):
+        width, height = block.figure.get_size_inches()
+        return bool(width >= WIDE * height)
+    sizes = [found for found in map(pictures.encoded, block.pictures) if found is not None]
     return any(found.width >= WIDE * found.height for found in sizes)

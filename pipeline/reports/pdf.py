@@ -47,6 +47,7 @@ from pipeline.reports.pdf_text import INK, REGULAR, SOFT, fonts, paragraph, plai
 MARGIN = 17 * mm
 WIDTH, HEIGHT = A4[0] - 2 * MARGIN, A4[1] - 2 * MARGIN - 6 * mm
 GAP = 6 * mm
+WIDE = 2.2  # width over height from which a chart takes the whole line
 DPI = 150  # of charts
 CELL = 400  # characters of a cell at most
 ACROSS = 4  # key figures in a row
@@ -121,7 +122,7 @@ def _section(section: Section, anchor: str) -> list[Flowable]:
     found: list[Flowable] = []
     waiting: list[Chart] = []
     for block in [*section.blocks, None]:
-        if isinstance(block, Chart):
+        if isinstance(block, Chart) and not _wide(block):
             waiting.append(block)
             continue
         found += [_beside(waiting[at : at + 2]) for at in range(0, len(waiting), 2)]
@@ -146,7 +147,12 @@ def _block(block: Block) -> list[Flowable]:
         case Gallery():
             return _label(block.caption) + _gallery(block)
         case Chart():
-            return [_beside([block])]
+            return [KeepTogether([_drawn(block.figure, WIDTH), paragraph(block.caption, "note")])]
+
+
+def _wide(chart: Chart) -> bool:
+    width, height = chart.figure.get_size_inches()
+    return bool(width >= WIDE * height)
 
 
 def _said(block: Text) -> Flowable:
