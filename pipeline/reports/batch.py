@@ -102,7 +102,7 @@ def build(scored: Scored) -> Document:
             Section("Alarms", _alarms(scored, alarms)),
             Section("For review", _review(scored, review)),
             Section("Not read", _quarantine(scored)),
-            Section("Shards that failed", _failed(report)),
+            Section("Failed shards", _failed(report)),
             Section("Shadow", _shadow(scored)),
             Section("Over time", over_time(scored.history, version)),
             Section("Lineage", lineage.of_batch(report, scored.model, _digest(scored))),

@@ -140,7 +140,7 @@ def calibration(kept: Kept, actual: tuple[float, float] | None) -> Figure:
 
 def drift(history: pd.DataFrame) -> Figure:
     """Batches as `monitoring.record.history` gives them, one at least: alarms above, evidence of drift below."""
-    figure = Figure(figsize=(2 * SIZE[0] * 0.95, 4.6))
+    figure = Figure(figsize=(2 * SIZE[0] * 0.95, 4.2))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.08, right=0.99, top=0.93, bottom=0.13, hspace=0.35)
     panels = figure.subplots(2, 1, sharex=True)

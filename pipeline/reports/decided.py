@@ -9,7 +9,7 @@ from pipeline.reports import charts
 from pipeline.reports.charts import Kept, Series
 from pipeline.reports.document import Block, Chart, Table, Text
 from pipeline.reports.evaluated import Evaluated
-from pipeline.reports.passages import DECISIONS, between, counted, figure, share, spread, thresholds
+from pipeline.reports.passages import DECISIONS, PERCENT, between, counted, figure, share, spread, thresholds
 from pipeline.rules.false_alarm_rate import FalseAlarmRate
 
 CURVES = {"roc": ("ROC curve", "auroc"), "pr": ("Precision and recall", "ap"), "pro": ("Per-region overlap", "aupro")}
@@ -149,7 +149,7 @@ def _promises(found: Kept) -> Table:
         [
             share(found.promised[at]),
             share(found.realised[at]),
-            f"{share(found.low[at]).removesuffix(' %')} to {share(found.high[at])}",
+            f"{share(found.low[at]).removesuffix(PERCENT)} to {share(found.high[at])}",
             "contradicted" if found.broken[at] else "kept",
         ]
         for at in some

@@ -13,6 +13,7 @@ from pipeline.threshold import Calibration
 
 BATCHES = 60  # in a picture of drift
 LISTED = 12  # of them in words
+PERCENT = "\N{NO-BREAK SPACE}%"  # a number keeps its unit
 GROUPS = 50  # groups, classes and the like in a table
 COLUMNS = 3  # that say why a sample is an alarm
 DRIFT = (
@@ -25,7 +26,7 @@ DECISIONS = ("accept", "review", "reject")
 def share(value: float) -> str:
     """A rate for people: `4.33 %`."""
     digits = ".2f" if 0.9995 <= value < 1 else ".2g" if value < 0.01 else ".3g"
-    return f"{100 * value:{digits}} %"
+    return f"{100 * value:{digits}}{PERCENT}"
 
 
 def rate(hits: int, n: int) -> str:
@@ -36,7 +37,7 @@ def rate(hits: int, n: int) -> str:
 def between(hits: int, n: int) -> str:
     """The 95 % interval of a rate."""
     low, high = metrics.interval(hits, n)
-    return f"{share(low).removesuffix(' %')} to {share(high)}"
+    return f"{share(low).removesuffix(PERCENT)} to {share(high)}"
 
 
 def figure(value: float | None) -> str:
