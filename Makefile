@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 # The lock is given as constraints, too: for a package that another asks for with extras, pip 23 looks at these alone.
-.PHONY: run test lint ui serve line score monitor report labels runs promote rollback calibrate lock clean docs tutorials help
+.PHONY: run test lint ui serve line score monitor report review labels runs promote rollback calibrate lock clean docs tutorials help
 
 run: .venv/installed ## the whole line: every DVC stage, promotion, one scored batch
 	@$(BIN)/python -m flows.train --line $(LINE)

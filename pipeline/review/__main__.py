@@ -87,11 +87,12 @@ def serve(
             import webbrowser
 
             webbrowser.open(place)
-        options = uvicorn.Config(
-            guarded, log_level="warning", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=3
-        )
-        options.server_header = False
-        uvicorn.Server(options).run([listening])
+        quiet = {"log_level": "warning", "access_log": False, "server_header": False}
+        options = uvicorn.Config(guarded, ws="none", lifespan="off", timeout_graceful_shutdown=3, **quiet)
+        try:
+            uvicorn.Server(options).run([listening])
+        except KeyboardInterrupt:  # it has ended its requests
+            print("ended", flush=True)
 
 
 def _shown(host: str) -> str:

@@ -49,11 +49,13 @@ def token_for(host: str, given: str | None) -> str | None:
 
 
 class Guard:
-    """An ASGI application around another, see above. `cookie` is where a browser keeps the token."""
+    """An ASGI application around another, see above. `cookie` is where a browser keeps the token; `names` are further
+    ones that browsers reach it under, on any port, as behind a proxy."""
 
     def __init__(self, app: Call, host: str, token: str | None, cookie: str, names: tuple[str, ...] = ()) -> None:
         self._app, self._token, self._cookie = app, token, cookie
-        self._names = {"localhost", host.lower(), *(name.lower() for name in names)}
+        self._given = {name.lower() for name in names}
+        self._names = {"localhost", host.lower(), *self._given}
         if not is_loopback(host):
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
@@ -112,7 +114,7 @@ class Guard:
 
     def _own(self, origin: str, host: str) -> bool:
         parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and (parts.netloc == host or _name(parts.netloc) in self._names)
+        return parts.scheme in ("http", "https") and (parts.netloc == host or _name(parts.netloc) in self._given)
 
 
 def _name(host: str) -> str:

@@ -57,8 +57,12 @@ def plain(text: str) -> str:
     return " ".join(shown.split()).lstrip("=+-@ ")[:LONGEST].strip()
 
 
-def number(value: float | None) -> str:
-    return "unknown" if value is None or not math.isfinite(value) else f"{value:.4g}"
+def number(value: float, *others: float) -> str:
+    """A figure with four digits, or as many as tell it from others."""
+    if not math.isfinite(value):
+        return "unknown"
+    apart = [digits for digits in range(4, 10) if all(f"{value:.{digits}g}" != f"{o:.{digits}g}" for o in others)]
+    return f"{value:.{apart[0] if apart else 9}g}"
 
 
 def address(batch: str, *parts: str, asked: Asked | None = None) -> str:
@@ -204,7 +208,7 @@ def sample(batch: Batch, position: int, asked: Asked, who: str) -> dict[str, Any
         "of": len(order),
         "previous": neighbour(-1),
         "next": following,
-        "ahead": address(batch.name, "s", following["key"], "whole.png") if following and drawn else "",
+        "ahead": address(batch.name, "s", following["key"]) if following and drawn else "",
         "around": [card(batch, one, asked) | {"here": one == position} for one in around],
         "gone": gone,
         "drawn": drawn,
@@ -234,14 +238,16 @@ def _gauge(batch: Batch, position: int, limits: dict[str, float | None] | None) 
     ends += [limit for limit in (alarm, review) if limit is not None]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
+    apart_from = [limit for limit in (alarm, review) if limit is not None and np.float32(limit) != np.float32(here)]
 
     def at(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - low) / span, 2)
 
     return {
+        "text": number(here, *apart_from),
         "score": at(here),
         "alarm": at(alarm),
         "review": at(review),
-        "alarm_text": None if alarm is None else number(alarm),
-        "review_text": None if review is None else number(review),
+        "alarm_text": None if alarm is None else number(alarm, here),
+        "review_text": None if review is None else number(review, here),
     }

@@ -18,6 +18,7 @@ HEAT = 1024  # longer side in pixels to which heat maps are smoothed
 MOST = 512 * 2**20  # bytes of all files together
 OFTEN = 256  # files written between two looks at how much there is
 FAINT, STEEP = 0.15, 1.6  # opacity of the coolest places of a heat map, and how fast it grows
+OUTSIDE = 0.8  # opacity of the black over places that do not count
 
 
 class Pictures:
@@ -82,7 +83,7 @@ def whole(picture: np.ndarray) -> bytes:
 
 def heat(local: np.ndarray) -> bytes:
     """Local scores float32 `(h, w)` as a PNG to lay over the picture: viridis from the lowest to the highest, the more
-    opaque the higher; wholly clear where they are NaN."""
+    opaque the higher; dark where they are NaN."""
     from matplotlib import colormaps
 
     counts = np.isfinite(local)
@@ -93,8 +94,8 @@ def heat(local: np.ndarray) -> bytes:
     smooth = np.asarray(Image.fromarray(level).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
     inside = np.asarray(Image.fromarray(counts).resize(size, Image.Resampling.NEAREST))
     palette = (colormaps["viridis"](np.arange(256))[:, :3] * 255).astype(np.uint8)
-    opaque = np.where(inside, np.clip(FAINT + STEEP * smooth, 0, 1), 0)
-    colours = palette[np.rint(smooth * 255).astype(np.uint8)]
+    opaque = np.where(inside, np.clip(FAINT + STEEP * smooth, 0, 1), OUTSIDE)
+    colours = np.where(inside[..., None], palette[np.rint(smooth * 255).astype(np.uint8)], np.uint8(0))
     return _encoded(Image.fromarray(np.dstack([colours, (opaque * 255).astype(np.uint8)])), "PNG", compress_level=1)
 
 

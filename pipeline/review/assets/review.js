@@ -211,13 +211,21 @@ const heat = {
   ready(model) {
     const [image, note] = [$("#heat"), $("#model")];
     if (!image || image.getAttribute("src")) return;
-    if (model.state === "ready") { image.src = image.dataset.src; note.hidden = true; this.show(); }
+    if (model.state === "ready") { image.src = image.dataset.src; this.wait(); this.show(); }
     else if (model.state === "failed") note.textContent = `No heat map: ${model.why}`;
     note.dataset.state = model.state;
   },
+  wait() {
+    const note = $("#model");
+    note.textContent = "The heat map is being made…";
+    note.hidden = $("#heat").complete;
+  },
   mount() {
+    const image = $("#heat");
+    image?.addEventListener("load", () => { $("#model").hidden = true; ahead(true); });
+    if (image?.getAttribute("src")) this.wait();
     $("#opacity")?.addEventListener("input", (event) => this.set(Number(event.target.value)));
-    $("#heat")?.addEventListener("error", (event) => event.target.removeAttribute("src"));
+    image?.addEventListener("error", () => { image.removeAttribute("src"); this.show(); });
     this.show();
   },
 };
@@ -267,7 +275,12 @@ async function look() {
 function mount() {
   view.mount();
   heat.mount();
-  const ahead = $("#main").dataset.ahead;
-  if (ahead) setTimeout(() => { new Image().src = ahead; }, 150);
+  setTimeout(ahead, 150, false);
+}
+
+// what comes next is fetched while this one is looked at
+function ahead(heated) {
+  const next = $("#main").dataset.ahead;
+  if (next) new Image().src = `${next}/${heated ? "heat" : "whole"}.png`;
 }
 mount();
