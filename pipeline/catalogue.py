@@ -89,7 +89,7 @@ class Kind:
         if cost is None:
             return UNKNOWN
         figure = f"{cost:.0f}" if cost >= 10 else f"{cost:.2g}"
-        return f"{SPEEDS[sum(cost >= bound for bound in self.bounds)]} ({figure} {self.unit})"
+        return f"{SPEEDS[sum(cost >= bound for bound in self.bounds)]} ({figure}&nbsp;{self.unit})"
 
 
 def _plain(rows: Sequence[Row]) -> dict[str, Row]:
@@ -189,7 +189,7 @@ def _labels(cls: Any, unlabelled: Sequence[Row]) -> str:
 
 def _paper(paper: str) -> str:
     arxiv = re.fullmatch(r"https://arxiv\.org/abs/([\d.]+)", paper)
-    return f"[arXiv {arxiv[1]}]({paper})" if arxiv else paper
+    return f"[arXiv:{arxiv[1]}]({paper})" if arxiv else paper
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -225,8 +225,8 @@ def _section(kind: str, read: Kind) -> str:
         own = _of(key, unlabelled)
         speed = read.speed(own or _of(key, rows))
         link = f"[`{key}`](reference/detectors.md#{key.replace('/', '-')})"
-        about.append([link, _does(cls), _labels(cls, own), speed, _paper(cls.paper)])
-    parts = [f"## {read.title}\n", _markdown(["detector", "what it does", "labels", "speed", "paper"], about)]
+        about.append([link, _labels(cls, own), speed, _does(cls), _paper(cls.paper)])
+    parts = [f"## {read.title}\n", _markdown(["detector", "labels", "speed", "what it does", "paper"], about)]
     largest = max(row.get("rows", 0) for row in rows)
     parts.append(read.text.format(bounds=read.bounds, largest=largest, sets=len(_sets(rows))))
     for regime, counts in read.regimes.items():

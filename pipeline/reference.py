@@ -36,6 +36,16 @@ Each is a candidate in `params.yaml`: `candidates: {{NAME: {{detector: KEY, OPTI
 is among the [detectors, measured](../detectors.md); what may stand around one is in the
 [parameters](params.md#candidates).
 """
+CALIBRATE = """## `calibrate`
+
+Which rule sets the alarm threshold, which one the review band below it. The options of the rule stand beside it.
+
+| key | allowed | default | what |
+|---|---|---|---|
+| `rule` | one of those below | `false_alarm_rate` | How the alarm threshold is found. |
+| `review` | number in (0, 1), or a `rule` with its options, or `null` | `null` | A larger rate, or another rule. |
+| `by` | {by}, or `null` | `null` | Column whose values get thresholds of their own. |
+"""
 COMMANDS = f"""# Commands
 
 {MADE}
@@ -201,7 +211,7 @@ def params_page() -> str:
         " put something around it; `true` takes it as it is.\n"
     )
     parts += _several(wrappers, "wrapper", "### `{key}`")
-    parts.append(f"## `calibrate`\n\n{_about(plan.Plan)}\n`rule` is `false_alarm_rate` where none is named.\n")
+    parts.append(CALIBRATE.format(by=allowed(plan.By)))
     parts += _several(rules, "rule", one.format(word="rule"))
     parts += [section("## `promote`", Promote), section("## `score`", Score)]
     parts += _several(sinks, "kind", "### `score.sinks`, `kind: {key}`")

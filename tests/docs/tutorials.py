@@ -9,13 +9,16 @@ A page is worked through from top to bottom, in one bash for each block, from th
 - a block of `text` right after one of `sh` is what it prints: its lines come in that order, `...` stands for anything,
   within a line or for any number of lines;
 - `<!-- by hand -->` before a block: it needs a person (an editor, a browser) and is left out;
-- `<!-- server -->` before a block: it is started, asked for its page once it has named the address, and stopped.
+- `<!-- server -->` before a block: it is started, asked for its page once it has named the address, and stopped. PORT
+  in its environment is a free one.
 """
 
 import argparse
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -89,8 +92,6 @@ def copy(to: Path) -> Path:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    import shutil
-
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).exists() or (ROOT / name).is_symlink():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,9 @@ def environment(place: Path) -> dict[str, str]:
     path = os.pathsep.join([str(place / ".venv/bin"), os.environ["PATH"]])
     home = place.parent / "home"
     home.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        who["PORT"] = str(free.getsockname()[1])
     return kept | who | {"PATH": path, "PYTHONPATH": str(place), "HOME": str(home), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
