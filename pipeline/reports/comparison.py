@@ -1,6 +1,5 @@
 """The report of how the candidates of a line compare: on the same test samples, with intervals, as a document."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from pipeline.files import sha256
 from pipeline.params import Params
 from pipeline.protocols import ANOMALOUS, NORMAL
 from pipeline.reports import disagreements, laid_over
-from pipeline.reports.candidate import PROMOTION
 from pipeline.reports.document import NONE, Block, Chart, Document, Section, Table, Text
 from pipeline.reports.evaluated import Evaluated
 from pipeline.reports.passages import DECISIONS, counted, figure, rate, share
@@ -31,18 +29,17 @@ CROSSED = 6  # candidates that get a cross table with the reference
 AREAS = {"roc": "auroc", "pr": "ap", "pro": "aupro"}
 
 
-def build(params: Params, line: Path, receipt: dict[str, Any]) -> Document | None:
+def build(params: Params, line: Path, receipt: dict[str, Any], champion: int | None = None) -> Document | None:
     """The comparison of the candidates of a publication's receipt in the folder `line`; None with fewer than two.
 
-    Every other candidate is held against the champion of the last promotion, or against the best where that is none of
-    them. Raises LineError when a candidate's stages have not run, ModelError for a damaged calibration."""
+    Every other candidate is held against the one whose version is `champion`, or against the best where that is none
+    of them. Raises LineError when a candidate's stages have not run, ModelError for a damaged calibration."""
     names = [name for name in receipt["candidates"] if name in params.candidates]
     if len(names) < 2:
         return None
     evaluated = {name: Evaluated(Candidate(params, line, name)) for name in names}
     for one in evaluated.values():
         one.candidate.must_be_complete()
-    champion = _champion(line)
     tables = {name: disagreements.by_id(one.table) for name, one in evaluated.items()}
     reference = _reference(evaluated, receipt, champion)
     is_champion = receipt["candidates"][reference]["version"] == champion
@@ -64,7 +61,7 @@ def build(params: Params, line: Path, receipt: dict[str, Any]) -> Document | Non
     )
 
 
-def told(params: Params, line: Path, receipt: dict[str, Any]) -> list[Any]:
+def told(params: Params, line: Path, receipt: dict[str, Any], champion: int | None = None) -> list[Any]:
     """All that `build` depends on, as JSON values: equal ones make equal documents."""
     names = [name for name in receipt["candidates"] if name in params.candidates]
     found = [Candidate(params, line, name) for name in names]
@@ -80,14 +77,6 @@ def _reference(evaluated: dict[str, Evaluated], receipt: dict[str, Any], champio
         if receipt["candidates"][name]["version"] == champion:
             return name
     return max(evaluated, key=lambda name: evaluated[name].metrics.get("auroc", -1.0))
-
-
-def _champion(line: Path) -> int | None:
-    """The version that the last promotion left as champion."""
-    try:
-        return json.loads((line / PROMOTION).read_text(encoding="utf-8")).get("champion")
-    except FileNotFoundError:
-        return None
 
 
 def _figures(
