@@ -67,7 +67,7 @@ def told(params: Params, line: Path, receipt: dict[str, Any], champion: int | No
     found = [Candidate(params, line, name) for name in names]
     return [
         receipt,
-        _champion(line),
+        champion,
         [[sha256(one.report), sha256(one.model), sha256(one.calibration)] for one in found],
     ]
 
@@ -157,8 +157,7 @@ def _curves(evaluated: dict[str, Evaluated], places: dict[str, int]) -> list[Blo
         if points:
             areas = {name: evaluated[name].metrics.get(AREAS[curve]) for name in points}
             alt = "; ".join(f"{name} {figure(area)}" for name, area in areas.items())
-            title = known.title.partition(":")[0]
-            blocks.append(Chart(laid_over.curves(points, places, title), f"{known.title}, areas: {alt}."))
+            blocks.append(Chart(laid_over.curves(points, places, known.title), f"{known.title}, areas: {alt}."))
     return blocks or [Text("There are no curves: they need both normal and anomalous test samples.")]
 
 

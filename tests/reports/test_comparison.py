@@ -84,6 +84,15 @@ def test_what_is_gone_since_is_said_in_place_of_its_picture(ready: Path, tmp_pat
     assert "no picture, since" in (tmp_path / "page.html").read_text()
 
 
+def test_what_it_tells_follows_the_champion_and_the_reports(ready: Path) -> None:
+    given, receipt = params.read(ready / "params.yaml"), json.loads((ready / "reports/published.json").read_text())
+    before = comparison.told(given, ready, receipt, 1)
+    assert before == comparison.told(given, ready, receipt, 1)
+    assert before != comparison.told(given, ready, receipt, 2)
+    (ready / "reports/candidates/few/more.txt").touch()
+    assert before != comparison.told(given, ready, receipt, 1)
+
+
 def test_one_candidate_is_not_compared(ready: Path) -> None:
     receipt = json.loads((ready / "reports/published.json").read_text())
     del receipt["candidates"]["few"]
