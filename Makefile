@@ -66,8 +66,9 @@ line: .venv/installed ## a new line: make line LINE=lines/camera3 (LIKE=examples
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev --extra docs --extra engines --extra postgres pyproject.toml -o requirements.lock
 
-docs: .venv/installed ## the site of docs/, into site/: open site/index.html
+docs: .venv/installed ## the site of docs/, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html stands; with its search: python -m http.server --bind 127.0.0.1 --directory site 8000"
 
 tutorials: .venv/installed ## do what the tutorials say, in a copy of this checkout, and compare what comes out
 	@$(BIN)/python -m tests.docs.tutorials
