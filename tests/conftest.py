@@ -3,17 +3,30 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.browser import browser, context, page, watched  # noqa: F401  fixtures of every test, as the next
 from tests.postgres import postgres  # noqa: F401
 
 HOME = pytest.StashKey[Path]()
+Once = Callable[[str, Callable[[Path], object]], Path]
+# what starts first, so that no worker ends late
+LONG = ("tests/end_to_end/", "tests/flows/", "tests/test_promotion.py", "tests/contract/")
+DEMOS = {f"tests/end_to_end/test_{name}.py" for name in ("lines", "faults", "pages")}  # they share the lines that ran
+MIGRATE = """
+import asyncio
+from prefect.server.database import provide_database_interface
+asyncio.run(provide_database_interface().create_db())
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,34 +52,90 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[HOME], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n and loadfile a file goes to one worker, in the order of collection; those of the demos to the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "demos" if file in DEMOS else file
+
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)` is a folder that `make` filled, by one worker of pytest for all; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / f"once-{name}", shared / f"once-{name}.made"
+        with FileLock(shared / f"once-{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def migrated(once: Once) -> Path:
+    """A Prefect database with its tables and nothing in it, which takes seconds to make."""
+
+    def make(folder: Path) -> None:
+        there = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db"}
+        subprocess.run([sys.executable, "-c", MIGRATE], env=os.environ | there, check=True)
+
+    return once("prefect", make) / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server with a database of its own, for the whole session."""
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing import utilities
 
     import flows  # noqa: F401  its settings come before Prefect's
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    folder = tmp_path_factory.mktemp("prefect")
+    copied(migrated, folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))  # where the harness would make a database of its own
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(once: Once) -> Path:
     """An MLflow database with its tables and nothing in it; making one takes seconds, copying it does not."""
-    from pipeline import tracking
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        tracking.initialise()
-    return path
+    def make(folder: Path) -> None:
+        from pipeline import tracking
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            tracking.initialise()
+
+    return once("mlflow", make) / "mlflow.db"
 
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty MLflow store of this test's own, which MLFLOW_TRACKING_URI names."""
-    with closing(sqlite3.connect(empty_store)) as ours, closing(sqlite3.connect(tmp_path / "mlflow.db")) as own:
-        ours.backup(own)  # the file alone may lack what is still in its write-ahead log
+    copied(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
@@ -81,11 +150,11 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def line_that_ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def line_that_ran(once: Once) -> Path:
     """A small table line after `evaluate`; not to be changed."""
     from tests import small_line  # imported here: MLflow's settings, made as it loads, must come after pytest_configure
 
-    return small_line.make(tmp_path_factory.mktemp("line") / "parts")
+    return once("line", lambda folder: small_line.make(folder / "parts")) / "parts"
 
 
 @pytest.fixture
@@ -101,16 +170,17 @@ def copied(database: Path, to: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def promoted(line_that_ran: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def promoted(line_that_ran: Path, empty_store: Path, once: Once) -> Path:
     """A folder with the small line after its promotion, and MLflow's store beside it; not to be changed."""
     from tests import small_line
 
-    folder = tmp_path_factory.mktemp("promoted")
-    copied(empty_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        small_line.promoted(Path(shutil.copytree(line_that_ran, folder / "line")))
-    return folder
+    def make(folder: Path) -> None:
+        copied(empty_store, folder / "mlflow.db")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            small_line.promoted(Path(shutil.copytree(line_that_ran, folder / "line")))
+
+    return once("promoted", make)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from pipeline import address, audit, params, publication, tracking
 from pipeline.errors import LineError
 from pipeline.files import write_json
 from tests import small_line
+from tests.conftest import copied
 from tests.flows.conftest import LOOSE_SOCKETS, until
 
 ROOT = Path(__file__).parents[2]
@@ -156,10 +157,12 @@ def start_beside(line: Path) -> subprocess.Popen[str]:
 
 
 def test_a_run_with_a_server_of_its_own_is_found(
-    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path, migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "prefect").mkdir()
+    copied(migrated, tmp_path / "prefect/prefect.db")
     process = start(published)
     try:
         assert approval.answer(published, True, "anna").startswith("version 1 of ")

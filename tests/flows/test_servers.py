@@ -15,6 +15,7 @@ import pytest
 from flows import server, ui
 from flows.settings import ROOT
 from pipeline.errors import LineError
+from tests.conftest import copied
 from tests.flows.conftest import until
 
 RUN = """
@@ -46,11 +47,14 @@ class Pages:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Pages]:
+def pages(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, migrated: Path) -> Iterator[Pages]:
     home = tmp_path_factory.mktemp("ui")
+    (home / "prefect").mkdir()
+    copied(migrated, home / "prefect/prefect.db")
+    copied(empty_store, home / "mlflow.db")
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {
         "PREFECT_HOME": str(home / "prefect"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{empty_store}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
     }
     mlflow, prefect = server.free_port(), server.free_port()
     process = subprocess.Popen(
