@@ -32,7 +32,7 @@ def make_pages(given: Params, folder: Path) -> dict[str, Any]:
     Raises LineError when nothing was published, RegistryError when a server cannot be reached."""
     from pipeline.reports import pages
 
-    return pages.candidates(given, folder)
+    return pages.of_line(given, folder)
 
 
 @task(task_run_name="page of {folder.name}", cache_policy=NO_CACHE)

@@ -1,6 +1,6 @@
 """The pages of a line and of its batches on disk, and beside its versions in MLflow: made when what they tell changed.
 
-reports/pages/NAME.html, NAME.pdf    a candidate of the last publication
+reports/pages/NAME.html, NAME.pdf    a candidate of the last publication; `comparison`: how they compare
 scores/BATCH/report.html, report.pdf    a scored batch
 """
 
@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import pandas as pd
 from pipeline import promotion, recalibration, tracking
 from pipeline.batch import MODELS, SCORES, read_report
 from pipeline.candidate import Candidate
+from pipeline.champion import CHAMPION
 from pipeline.errors import DataError, LineError, RegistryError
 from pipeline.files import sha256, write_json
 from pipeline.monitoring import look_up
 from pipeline.monitoring.record import history
 from pipeline.params import Params
-from pipeline.reports import batch, candidate, html, pdf, pictures
+from pipeline.reports import batch, candidate, comparison, html, pdf, pictures
 from pipeline.reports.document import Document
 from pipeline.reports.evaluated import Published
-from pipeline.tracking import Registry
+from pipeline.tracking import Registry, Version
 
 PAGES = Path("reports/pages")
+COMPARISON = "comparison"
 MADE = ".made.json"  # what each page told when it was made
 CODE = Path(__file__).parent
 FOLDER = "report"  # among the artifacts of a version's run
@@ -41,38 +44,37 @@ class Page:
     new: bool
 
 
-def candidates(params: Params, line: Path, registry: Registry | None = None) -> dict[str, Page]:
-    """A page for each candidate of the line's last publication, by name; new ones also go to MLflow.
+def of_line(params: Params, line: Path, registry: Registry | None = None) -> dict[str, Page]:
+    """A page for each candidate of the line's last publication, and one of how they compare, by name; new ones also go
+    to the runs in MLflow.
 
     Raises LineError when nothing was published, RegistryError when the registry or the database cannot be reached."""
     receipt = promotion.read_receipt(line)
+    receipt["candidates"] = {name: entry for name, entry in receipt["candidates"].items() if name in params.candidates}
     registry = registry or tracking.connect()
-    champion = registry.alias(receipt["name"], "champion")
+    leader = registry.alias(receipt["name"], CHAMPION)
+    champion = leader and leader.number
+    versions = {name: _version(registry, receipt["name"], entry) for name, entry in receipt["candidates"].items()}
     batches = history(receipt["name"])
     verdicts = _json(line / candidate.PROMOTION)
     found = {}
-    for name, entry in receipt["candidates"].items():
-        if name not in params.candidates:
-            continue
-        version = registry.version(receipt["name"], entry["version"])
-        if version is None:
-            raise LineError(f"the registry holds no version {entry['version']} of {receipt['name']}; publish again")
+    for name, version in versions.items():
         own = batches[batches["version"] == version.number]
         now = version.tags.get(recalibration.SAYS, "")
-        known = Published(version.number, version.run_id, version.tags, now, champion and champion.number, own)
+        known = Published(version.number, version.run_id, version.tags, now, champion, own)
         files = Candidate(params, line, name)
         told = [
             *(sha256(path) for path in (files.report, files.calibration)),
-            *(entry, verdicts.get("candidates", {}).get(name), verdicts.get("waits"), files.sections),
-            *(known.champion, version.tags, own.to_json()),
+            *(version.run_id, verdicts.get("candidates", {}).get(name), verdicts.get("waits"), files.sections),
+            *(champion, version.tags, own.to_json()),
         ]
-        page = _page(
-            line / PAGES, name, told, lambda name=name, known=known: candidate.build(params, line, name, known)
-        )
-        for file in page.files if page.new else []:
-            registry.upload(version, file, FOLDER)
-        _made(line / PAGES, name, told)
-        found[name] = page
+        build = partial(candidate.build, params, line, name, known)
+        found[name] = _made(line / PAGES, name, told, build, partial(_upload, registry, [version]))
+    if len(versions) > 1:
+        name = COMPARISON if COMPARISON not in versions else f"{COMPARISON}-of-all"
+        told = comparison.told(params, line, receipt, champion)
+        build = partial(comparison.build, params, line, receipt, champion)
+        found[name] = _made(line / PAGES, name, told, build, partial(_upload, registry, list(versions.values())))
     return found
 
 
@@ -94,9 +96,7 @@ def scored(folder: Path) -> Page:
             calibration = None
         return batch.build(batch.Scored(folder, report, calibration, _model(folder, report), own))
 
-    page = _page(folder, BATCH, told, build)
-    _made(folder, BATCH, told)
-    return page
+    return _made(folder, BATCH, told, build, lambda files: None)
 
 
 def batch_folder(line: Path, name: str) -> Path:
@@ -119,22 +119,32 @@ def _model(folder: Path, report: dict[str, Any]) -> Path | None:
     return max(copies, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _page(folder: Path, name: str, told: list[Any], build: Callable[[], Document]) -> Page:
-    """Make a page unless the one that is there told the same."""
-    files = [folder / f"{name}.html", folder / f"{name}.pdf"]
-    if _json(folder / MADE).get(name) == _key(told) and all(file.is_file() for file in files):
+def _version(registry: Registry, name: str, entry: dict[str, Any]) -> Version:
+    version = registry.version(name, entry["version"])
+    if version is None:
+        raise LineError(f"the registry holds no version {entry['version']} of {name}: run the line again (make run)")
+    return version
+
+
+def _upload(registry: Registry, versions: list[Version], files: list[Path]) -> None:
+    for version in versions:
+        for file in files:
+            registry.upload(version, file, FOLDER)
+
+
+def _made(
+    folder: Path, name: str, told: list[Any], build: Callable[[], Document], spread: Callable[[list[Path]], None]
+) -> Page:
+    """The page `name` in `folder`: made and given to `spread`, unless the one that is there told the same."""
+    files, key = [folder / f"{name}.html", folder / f"{name}.pdf"], _key(told)
+    if _json(folder / MADE).get(name) == key and all(file.is_file() for file in files):
         return Page(files, False)
     ready = pictures.small(build())
     html.render(ready, files[0])
     pdf.render(ready, files[1])
+    spread(files)
+    write_json(folder / MADE, _json(folder / MADE) | {name: key})  # once the page is everywhere
     return Page(files, True)
-
-
-def _made(folder: Path, name: str, told: list[Any]) -> None:
-    """Note what a page told, once it is everywhere."""
-    before = _json(folder / MADE)
-    if before.get(name) != _key(told):
-        write_json(folder / MADE, before | {name: _key(told)})
 
 
 def _key(told: list[Any]) -> str:

@@ -17,6 +17,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import (
     BaseDocTemplate,
+    CondPageBreak,
     Flowable,
     Frame,
     Image,
@@ -50,6 +51,10 @@ GAP = 6 * mm
 WIDE = 2.2  # width over height from which a chart takes the whole line
 DPI = 150  # of charts
 CELL = 400  # characters of a cell at most
+LETTER, PAD = 6.5, 8.0  # points of a wide letter, and of the space between two columns
+LINES, HEAD = 40, 8  # lines of a cell, and of a heading, at most: both fit on a page
+LONG = 14  # rows of a table that is split over pages
+START = 35 * mm  # of such a table that must fit on the page where it begins
 ACROSS = 4  # key figures in a row
 RULE = HexColor("#DEDDD6")
 TONES = {"good": (HexColor("#005A8F"), HexColor("#EAF3F9")), "bad": (HexColor("#A34700"), HexColor("#FCEFE5"))}
@@ -128,7 +133,16 @@ def _section(section: Section, anchor: str) -> list[Flowable]:
         found += [_beside(waiting[at : at + 2]) for at in range(0, len(waiting), 2)]
         waiting = []
         found += [] if block is None else _block(block)
-    return [_Heading(plain(section.title), anchor), *found]
+    heading = _Heading(plain(section.title), anchor)
+    if _long(section.blocks[0]):
+        heading.keepWithNext = False
+        return [CondPageBreak(START + 12 * mm), heading, *found]
+    return [heading, *found]
+
+
+def _long(block: Block) -> bool:
+    """Whether a block begins on the page where it stands, rather than whole on the next."""
+    return isinstance(block, Table | Facts) and len(block.rows) > LONG
 
 
 def _block(block: Block) -> list[Flowable]:
@@ -138,10 +152,10 @@ def _block(block: Block) -> list[Flowable]:
         case Numbers():
             return [_numbers(block)]
         case Facts():
-            return [*_label(block.caption), _facts(block)]
+            return [*_label(block.caption, _long(block)), _facts(block)]
         case Table():
             note = [paragraph(block.note, "note")] if block.note else []
-            return [*_label(block.caption), _table(block), Spacer(1, 2 * mm), *note]
+            return [*_label(block.caption, _long(block)), _table(block), Spacer(1, 2 * mm), *note]
         case Picture():
             return [KeepTogether(_picture(block, WIDTH))]
         case Gallery():
@@ -166,7 +180,7 @@ def _said(block: Text) -> Flowable:
 
 def _numbers(block: Numbers) -> Flowable:
     cells = [
-        [paragraph(name, "small"), paragraph(value, "figure"), *([paragraph(remark, "small")] if remark else [])]
+        [paragraph(short(name), "small"), paragraph(short(value), "figure"), paragraph(short(remark), "small")]
         for name, value, remark in block.rows
     ]
     rows = [cells[at : at + ACROSS] for at in range(0, len(cells), ACROSS)]
@@ -177,23 +191,34 @@ def _numbers(block: Numbers) -> Flowable:
 
 
 def _facts(block: Facts) -> Flowable:
-    rows = [[paragraph(name, "soft cell"), paragraph(value, "cell")] for name, value in block.rows]
+    rows = [
+        [paragraph(short(name, CELL), "soft cell"), paragraph(short(value, CELL), "cell")] for name, value in block.rows
+    ]
     return _ruled(rows, [WIDTH * 0.32, WIDTH * 0.68], 0)
 
 
 def _table(block: Table) -> Flowable:
     cells = [[plain(short(cell, CELL)) for cell in row] for row in [block.headings, *block.rows]]
+    widths = _widths(cells)
     looks = ["right cell" if column in block.right else "cell" for column in range(len(block.headings))]
     heads = [f"soft {look}" for look in looks]
     rows = [
-        [Paragraph(escape(cell), style(look)) for cell, look in zip(row, looks if at else heads, strict=True)]
+        [
+            paragraph(short(cell, _fits(width, LINES if at else HEAD)), look)
+            for cell, width, look in zip(row, widths, looks if at else heads, strict=True)
+        ]
         for at, row in enumerate(cells)
     ]
-    return _ruled(rows, _widths(cells), 1)
+    return _ruled(rows, widths, 1)
+
+
+def _fits(width: float, lines: int) -> int:
+    """How many characters are sure to fit into so many lines."""
+    return max(int((width - PAD) * lines / LETTER), 3)
 
 
 def _ruled(rows: list[list[Flowable]], widths: list[float], heads: int) -> Flowable:
-    grid = Grid(rows, widths, repeatRows=heads, splitInRow=1, spaceAfter=3 * mm)
+    grid = Grid(rows, widths, repeatRows=heads, spaceAfter=3 * mm)
     rules = [("LINEBELOW", (0, 0), (-1, -1), 0.4, RULE), ("VALIGN", (0, 0), (-1, -1), "TOP")]
     rules += [("LINEBELOW", (0, 0), (-1, 0), 0.8, INK)] if heads else []
     pads = [(f"{side}PADDING", (0, 0), (-1, -1), pad) for side, pad in (("LEFT", 0), ("TOP", 1.5), ("BOTTOM", 2.5))]
@@ -254,5 +279,10 @@ def _picture(picture: Picture, width: float) -> list[Flowable]:
     return [Image(io.BytesIO(found.data), found.width * scale, found.height * scale, hAlign="LEFT"), *caption]
 
 
-def _label(text: str) -> list[Flowable]:
-    return [paragraph(text, "label")] if text else []
+def _label(text: str, long: bool = False) -> list[Flowable]:
+    """What stands above a block, on the same page as its beginning."""
+    if not text:
+        return []
+    label = paragraph(text, "label")
+    label.keepWithNext = not long
+    return [CondPageBreak(START), label] if long else [label]
