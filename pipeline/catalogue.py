@@ -43,7 +43,8 @@ python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/
     --backbone mobilenetv2_100 --weights ../shared/weights/mobilenetv2_100.safetensors --size 224x224 --fit stretch
 ```
 
-with `--labelled 0.1` where defects are given.
+with `--labelled 0.1` where defects are given. DRAEM and EfficientAD train networks from scratch and get, by default, a
+small part of their papers' steps: raise `steps` for better figures, in hours on a CPU.
 """
 TABLES = """\
 Speed: seconds to train on 70 % of the largest set's {largest:,} rows and to score the others, on two CPU cores;
