@@ -44,7 +44,7 @@ python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/
 ```
 
 with `--labelled 0.1` where defects are given. DRAEM and EfficientAD train networks from scratch and get, by default, a
-small part of their papers' steps: raise `steps` for better figures, in hours on a CPU.
+small part of their papers' steps.
 """
 TABLES = """\
 Speed: seconds to train on 70 % of the largest set's {largest:,} rows and to score the others, on two CPU cores;
