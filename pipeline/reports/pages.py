@@ -50,7 +50,8 @@ def of_line(params: Params, line: Path, registry: Registry | None = None) -> dic
 
     Raises LineError when nothing was published, RegistryError when the registry or the database cannot be reached."""
     receipt = promotion.read_receipt(line)
-    receipt["candidates"] = {name: entry for name, entry in receipt["candidates"].items() if name in params.candidates}
+    entries = receipt["candidates"]
+    receipt["candidates"] = {name: entries[name] for name in params.candidates if name in entries}
     registry = registry or tracking.connect()
     leader = registry.alias(receipt["name"], CHAMPION)
     champion = leader and leader.number
