@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import catalogue, detectors, modalities, params, reference, rules, sinks, wrappers
 from pipeline.operation import Monitor, Promote, Schedule, Score
+from pipeline.rules.conformal import order
 from pipeline.tables import find
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,3 +214,18 @@ def test_pictures_have_alt_texts() -> None:
     for name, text in PAGES.items():
         for alt in re.findall(r"!\[([^\]]*)\]\(", FENCE.sub("", text)):
             assert len(alt) > 10, name
+
+
+def test_the_front_page_shows_every_stage_in_its_order() -> None:
+    stages = [*yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]
+    shown_there = re.findall(r"<li>([a-z]+)<", PAGES["docs/index.md"])
+    assert sorted(shown_there) == sorted(stages)
+
+
+def test_the_numbers_of_normals_that_promises_need_are_right() -> None:
+    rows = re.findall(r"^\| `alpha: ([\d.]+)` \| (\d+) \| (\d+) \| (\d+) \|$", PAGES["docs/threshold.md"], re.MULTILINE)
+    assert len(rows) == 3
+    for alpha, *needed in rows:
+        for confidence, n in zip((None, 0.9, 0.95), map(int, needed), strict=True):
+            assert order(n, float(alpha), confidence) == 1
+            assert order(n - 1, float(alpha), confidence) == 0
