@@ -12,10 +12,8 @@ from typing import Any
 
 import yaml
 from prefect import flow
-from prefect.artifacts import create_table_artifact
-from slugify import slugify
 
-from flows import server
+from flows import artifacts, server
 from flows.settings import ROOT
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
@@ -33,11 +31,8 @@ def calibrate(
     folder = (ROOT / line).resolve()
     report = recalibration.recalibrate(params.read(folder / "params.yaml"), folder, changes, version, who, why)
     rows = [{"what": when, **report[when]["thresholds"], "says": report[when]["says"]} for when in ("before", "after")]
-    create_table_artifact(
-        table=rows,
-        key=f"calibration-{slugify(report['name'])}",
-        description=f"{report['name']} version {report['version']}",
-    )
+    artifacts.table(rows, "calibration", report["name"], f"{report['name']} version {report['version']}")
+    artifacts.version(report["name"], report["version"])
     return report
 
 

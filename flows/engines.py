@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
+from flows.artifacts import Progress
 from pipeline import shards
 from pipeline.ending import EXPLAINED
 from pipeline.errors import AssayError, DataError, LineError, ParamsError
@@ -60,7 +61,8 @@ def engine(score: Score) -> Callable[[list[Job]], None]:
     def run(jobs: list[Job]) -> None:
         if jobs:
             made = flow(name="shards", task_runner=_runner(score), persist_result=False)(_all)
-            made.with_options(flow_run_name=f"{len(jobs)} shards on {score.runner}")(_Hidden(jobs))
+            progress = Progress(len(jobs), "shards", "shards", str(jobs[0].columns["model_name"]))
+            made.with_options(flow_run_name=f"{len(jobs)} shards on {score.runner}")(_Hidden(jobs, progress))
 
     return run
 
@@ -68,8 +70,8 @@ def engine(score: Score) -> Callable[[list[Job]], None]:
 class _Hidden:
     """Jobs that Prefect passes on as they are instead of keeping them among the parameters of the run."""
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: list[Job], progress: Progress) -> None:
+        self.jobs, self.progress = jobs, progress
 
     def __repr__(self) -> str:
         return f"{len(self.jobs)} shards"
@@ -78,8 +80,9 @@ class _Hidden:
 def _all(jobs: Any) -> None:
     futures = [(job, score_shard.submit(job)) for job in jobs.jobs]
     full: BaseException | None = None
-    for job, future in tracked(futures, len(futures), "score", "shards"):
+    for done, (job, future) in enumerate(tracked(futures, len(futures), "score", "shards"), start=1):
         future.wait()
+        jobs.progress.at(done)
         state = future.state
         if state.is_completed():
             continue

@@ -13,10 +13,8 @@ from typing import Any
 
 import pandas as pd
 from prefect import flow
-from prefect.artifacts import create_table_artifact
-from slugify import slugify
 
-from flows import server
+from flows import artifacts, server
 from flows.settings import ROOT, shown, stage_environment
 from flows.turns import alone
 from pipeline import params, runlog
@@ -48,7 +46,7 @@ def labels(line: str = ".", file: str | None = None) -> dict[str, Any]:
             entry.note(out=says(report))
     report["quality"] = feedback.quality(given.promote.name)
     rows = [{"what": row[0], "value": row[1]} for row in figures(report["quality"])]
-    create_table_artifact(rows, key=f"labels-{slugify(given.promote.name)}", description=says(report) or None)
+    artifacts.table(rows, "labels", given.promote.name, says(report))
     return report
 
 

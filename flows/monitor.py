@@ -4,7 +4,6 @@ python -m flows.monitor --line examples/magnetic_tile --last 30
 """
 
 import argparse
-import base64
 import signal
 import sys
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 
 import pandas as pd
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from slugify import slugify
 
-from flows import console, server
+from flows import artifacts, console, server
 from flows.console import BAD, NOTE
 from flows.settings import ROOT, shown
 from pipeline import params
@@ -57,11 +54,9 @@ def monitor(line: str = ".", last: int = LAST) -> list[dict[str, str]]:
     with whole_file(folder / PICTURE) as partial:
         picture.draw(found, partial)
     table = rows(found)
-    key = f"monitoring-{slugify(name)}"
-    create_table_artifact(table=table, key=key, description=f"{name}: the last {len(found)} batches")
-    data = base64.b64encode((folder / PICTURE).read_bytes()).decode("ascii")
-    said = f"{found['says'].iloc[-1]}\n\n![monitoring](data:image/png;base64,{data})\n"
-    create_markdown_artifact(said, key=f"{key}-picture", description=f"{name}: batches over time")
+    artifacts.table(table, "monitoring", name, f"{name}: the last {len(found)} batches")
+    artifacts.picture(folder / PICTURE, "monitoring-picture", name, found["says"].iloc[-1])
+    artifacts.version(name, int(found["version"].iloc[-1]))
     return table
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
-from slugify import slugify
 
-from flows import console, server
+from flows import artifacts, console, server
 from flows.console import GOOD, NOTE
 from flows.report import after_training
 from flows.settings import ROOT
@@ -50,13 +48,14 @@ def promote(line: str = ".") -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    """Put every check of every candidate onto the run's Prefect page."""
+    """Put every check of every candidate, and a link to the version it is about, onto the run's Prefect page."""
     table = [
         {"candidate": name, "version": entry["version"], **row}
         for name, entry in report["candidates"].items()
         for row in _rows(entry)
     ]
-    create_table_artifact(table, key=f"promotion-{slugify(report['name'])}", description=report["says"])
+    artifacts.table(table, "promotion", report["name"], report["says"])
+    artifacts.version(report["name"], report["waits"] or report["champion"])
 
 
 def _rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -89,7 +88,12 @@ def rollback(line: str = ".", who: str = "", why: str = "") -> dict[str, Any]:
     from pipeline import promotion
 
     folder = (ROOT / line).resolve()
-    return promotion.rollback(params.read(folder / "params.yaml"), folder, who, why)
+    report = promotion.rollback(params.read(folder / "params.yaml"), folder, who, why)
+    rows = [{"alias": alias, "version": report[alias]} for alias in ("champion", "previous")]
+    says = f"{report['name']} version {report['champion']} is champion again{f': {why}' if why else ''}"
+    artifacts.table(rows, "rollback", report["name"], says)
+    artifacts.version(report["name"], report["champion"])
+    return report
 
 
 def _prepare(line: str) -> None:

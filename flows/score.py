@@ -4,18 +4,16 @@ python -m flows.score --line examples/magnetic_tile --source incoming/2026-11-23
 """
 
 import argparse
-import base64
+import io
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from slugify import slugify
 
-from flows import console, events, server, slots
+from flows import artifacts, console, events, server, slots
 from flows.report import after_scoring
 from flows.settings import ROOT, shown
 from pipeline import params, runlog
@@ -24,7 +22,6 @@ from pipeline.ending import LOG, one_sentence
 from pipeline.files import write_json
 from pipeline.params import Params
 
-LARGE = 2 * 2**20  # bytes of a picture that would swell Prefect's database
 TOLD = RECEIPTS / "events.json"
 FAILED = 3  # exit status when shards failed and the rest was scored
 
@@ -68,6 +65,8 @@ def score(line: str = ".", source: str | None = None) -> dict[str, Any]:
         report["delivered"] = deliver(given, report)
         report["monitoring"] = _watch(given, shown(folder), report)
         report["page"] = after_scoring(given, Path(report["folder"]))
+        if report["page"]:
+            artifacts.picture(lambda: histogram(report), "scores", report["name"], "scores of the batch")
         entry.note(verdict=None if report["monitoring"] is None else report["monitoring"]["says"])
     return report
 
@@ -94,18 +93,30 @@ def _watch(given: Params, line: str, report: dict[str, Any]) -> dict[str, Any] |
 
 
 def _show(report: dict[str, Any]) -> None:
-    """Put the batch's figures and its worst alarm onto the run's Prefect page."""
-    create_table_artifact(
-        table=_table(report),
-        key=f"batch-{slugify(report['name'])}",
-        description=f"{report['name']}: {report['folder']}",
-    )
+    """Put the batch's figures, its worst alarm and a link to the model onto the run's Prefect page."""
+    artifacts.table(_table(report), "batch", report["name"], f"{report['name']}: {report['folder']}")
     picture = next((Path(report["folder"], path) for path in report["pictures"]), None)
-    if picture and picture.suffix == ".png" and picture.stat().st_size <= LARGE:
-        data = base64.b64encode(picture.read_bytes()).decode("ascii")
-        create_image_artifact(
-            f"data:image/png;base64,{data}", key=f"worst-alarm-{slugify(report['name'])}", description=picture.name
-        )
+    if picture and picture.suffix == ".png":
+        artifacts.picture(picture, "worst-alarm", report["name"], picture.name)
+    artifacts.version(report["name"], report["version"])
+
+
+def histogram(report: dict[str, Any]) -> bytes:
+    """The batch's scores and thresholds as a PNG. Raises RegistryError when its calibration is nowhere."""
+    import pandas as pd
+
+    from pipeline.monitoring import look_up
+    from pipeline.reports import charts
+
+    scores = pd.read_parquet(Path(report["folder"], "scores.parquet"), columns=["score"])["score"].to_numpy()
+    calibration, _ = look_up.of(report)
+    series = [
+        charts.Series("calibration normals", calibration.scores),
+        charts.Series("this batch", scores, filled=False),
+    ]
+    out = io.BytesIO()
+    charts.histogram(series, calibration.thresholds)[0].savefig(out, dpi=110)
+    return out.getvalue()
 
 
 def _table(report: dict[str, Any]) -> list[dict[str, Any]]:

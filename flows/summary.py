@@ -1,6 +1,5 @@
 """What a run came to, as one table: for the console and for the Prefect page."""
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +133,7 @@ def _scored(report: dict[str, Any], wide: int | None) -> str:
     return console.sentence(said, console.of_batch(report), wide)
 
 
-def picture(summary: Summary, folder: Path) -> str | None:
-    """The score histogram of the first candidate as Markdown with the picture inside; None when it is missing."""
+def picture(summary: Summary, folder: Path) -> Path | None:
+    """The score histogram of the first candidate, a PNG; None when it is missing."""
     path = folder / CANDIDATES / summary.candidates[0].name / "histogram.png"
-    if not path.is_file():
-        return None
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f"{summary.candidates[0].name}, scores of the test part\n\n![histogram](data:image/png;base64,{data})\n"
+    return path if path.is_file() else None

@@ -5,7 +5,6 @@ python -m flows.train --line examples/magnetic_tile
 
 import argparse
 import json
-import re
 import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, flow, runtime, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import console, dag, server, summary
+from flows import artifacts, console, dag, server, summary
 from flows.report import after_training
 from flows.settings import ROOT, shown
 from flows.turns import alone
@@ -125,12 +123,14 @@ def reproduce(line: dag.Line) -> None:
     run_stage = _patient(dag.run_stage)
     if PUBLISH in line.needs:
         futures[REGISTRY] = _patient(open_registry).submit(line.folder)
+    progress = artifacts.Progress(len(line.needs), "stages", "stages", shown(line.folder))
     try:
         for stage, needs in line.needs.items():
             missing = futures[REGISTRY] if stage == PUBLISH else ()
             futures[stage] = run_stage.submit(line, stage, missing, wait_for=[futures[need] for need in needs])
         for future in futures.values():
             future.wait()
+            progress.at(len(line.outcome))
     finally:
         line.stop()  # after Ctrl-C; else nothing is left to end
     _raise({name: future.state for name, future in futures.items()})
@@ -152,13 +152,13 @@ def _raise(states: dict[str, State[Any]]) -> None:
 
 
 def _show(found: summary.Summary, folder: Path) -> None:
-    """Put the table and the picture onto the run's Prefect page."""
-    key = re.sub(r"[^a-z0-9]+", "-", found.line.lower()).strip("-") or "line"
+    """Put the table, the picture and the link to the champion onto the run's Prefect page."""
     rows = [{heading or "alias": text for heading, text in row.items()} for row in summary.rows(found)]
-    create_table_artifact(rows, key=f"summary-{key}", description=found.says or None)
+    artifacts.table(rows, "summary", found.line, found.says)
     picture = summary.picture(found, folder)
     if picture:
-        create_markdown_artifact(picture, key=f"histogram-{key}")
+        artifacts.picture(picture, "histogram", found.line, f"{found.candidates[0].name}, scores of the test part")
+    artifacts.version(found.registered, found.champion)
 
 
 def main(*words: str) -> None:

@@ -43,7 +43,8 @@ def test_the_flow_writes_table_and_picture_and_shows_both(tmp_path: Path, databa
     assert [row["found"] for row in table] == ["", "", "", "drift, promise broken", "warning", "warning"]
     assert '"found": "drift, promise broken"' in Artifact.get("monitoring-line").data
     assert float(table[2]["inputs p"]) > 0.001 > float(table[3]["inputs p"])
-    assert Artifact.get("monitoring-line-picture").data.startswith("scores drift, found in an earlier batch")
+    assert Artifact.get("monitoring-picture-line").data.startswith("data:image/png;base64,")
+    assert Artifact.get("monitoring-picture-line").description.startswith("scores drift, found in an earlier batch")
     written = pd.read_csv(tmp_path / "reports/monitoring.csv")
     assert written["drift"].tolist() == [False, False, False, True, False, False]
     with Image.open(tmp_path / "reports/monitoring.png") as image:

@@ -37,7 +37,7 @@ def artifact(key: str) -> Any:
 
 def test_promote_score_and_roll_back(published: Path) -> None:
     from flows.promote import promote, rollback
-    from flows.score import score
+    from flows.score import histogram, score
 
     report = promote(str(published))
     assert report["champion"] == 1
@@ -70,6 +70,11 @@ def test_promote_score_and_roll_back(published: Path) -> None:
     assert Path(scored["folder"], "scores.parquet").exists()
     assert '"promised false-alarm rate"' in artifact("batch-parts").data
     assert artifact("worst-alarm-parts").data.startswith("data:image/png;base64,")
+    assert (
+        artifact("model-parts").data
+        == "[parts version 1 in MLflow (make ui)](http://127.0.0.1:5000/#/models/parts/versions/1)"
+    )
+    assert histogram(scored).startswith(b"\x89PNG")
     with pytest.raises(RegistryError, match="previous is not set"):
         rollback(str(published))
 
