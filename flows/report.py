@@ -21,11 +21,22 @@ from flows import server
 from flows.settings import ROOT, shown
 from pipeline import params
 from pipeline.ending import LOG, one_sentence
-from pipeline.errors import AssayError
+from pipeline.errors import AssayError, RegistryError
 from pipeline.params import Params
 
 
-@task(task_run_name="pages", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10])
+def _is_registry_down(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether to try again: a server may come back, a disk does not get emptier."""
+    return isinstance(state.result(raise_on_failure=False), RegistryError)
+
+
+@task(
+    task_run_name="pages",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=_is_registry_down,
+)
 def make_pages(given: Params, folder: Path) -> dict[str, Any]:
     """The pages of the line in `folder` by name (see reports/pages.py); what is unchanged is left alone.
 
