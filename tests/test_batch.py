@@ -222,3 +222,21 @@ def test_a_shadow_that_cannot_score_harms_nothing(line: Path, store: str, databa
     assert report["shadow"]["version"] == 2
     assert "state.safetensors is damaged" in report["shadow"]["failed"]
     assert "shadow_score" not in pd.read_parquet(Path(report["folder"]) / "scores.parquet")
+
+
+def test_the_model_behind_a_batch_is_found_again(ready: Path) -> None:
+    folder = batch.model_of(ready, "parts", 1)
+    assert Model.load(folder / "model", folder / "calibration.json").stored.kind == "table"
+    with pytest.raises(RegistryError, match="parts has no version 9 in this registry"):
+        batch.model_of(ready, "parts", 9)
+
+
+def test_votes_outlive_a_batch_that_is_scored_again(ready: Path) -> None:
+    folder = Path(score(ready)["folder"])
+    (folder / "review").mkdir()
+    (folder / "review/votes.jsonl").write_text("votes\n")
+    report = batch.read_report(folder)
+    (folder / "report.json").write_text(json.dumps(report | {"failed": [{"shard": 0, "error": "boo"}]}))
+    assert Path(score(ready)["folder"]) == folder
+    assert batch.read_report(folder)["failed"] == []
+    assert (folder / "review/votes.jsonl").read_text() == "votes\n"

@@ -19,7 +19,6 @@ from pipeline.review.batches import Batch, Line
 from pipeline.review.models import READY
 from pipeline.review.pages import Asked, address
 from pipeline.review.vote import REJECT
-from pipeline.review.votes import OPEN
 
 ASSETS = Path(__file__).with_name("assets")
 WHO = "assay_review_who"
@@ -110,7 +109,8 @@ class Site:
     def start(self, batch: str, request: Request) -> Response:
         """The first sample that nobody has decided on."""
         opened, asked = self._open(batch), Asked.read(request.query_params)
-        found = opened.queue.select(asked.sort, opened.wanted(asked.decision, OPEN, ""))
+        who = self._name(request)
+        found = opened.queue.select(asked.sort, opened.undecided(asked.decision, who, time.monotonic()))
         if not len(found):
             return RedirectResponse(address(batch, asked=asked), 303)
         return RedirectResponse(address(batch, "s", opened.queue.keys[int(found[0])], asked=asked), 303)
@@ -120,7 +120,9 @@ class Site:
         if not (who := self._name(request)):
             return _ask(request)
         opened, asked = self._open(batch), Asked.read(request.query_params)
-        shown = pages.sample(opened, self._place(opened, key), asked, who)
+        position = self._place(opened, key)
+        shown = pages.sample(opened, position, asked, who)
+        opened.shown(position, who, time.monotonic())
         return self._page("sample", **pages.frame(opened, who, time.time()), **shown)
 
     def vote(self, batch: str, key: str, request: Request, fields: Fields) -> Response:
@@ -133,7 +135,7 @@ class Site:
         defect = pages.plain(fields.get("defect", "")) if vote == REJECT else ""
         opened.votes.vote(opened.queue.ids[position], vote, who, defect)
         opened.refresh()
-        undecided = opened.wanted(asked.decision, OPEN, who)
+        undecided = opened.undecided(asked.decision, who, time.monotonic())
         onward = opened.queue.after(asked.sort, position, undecided)
         if onward is None and undecided.any():  # those that were left out before
             onward = int(opened.queue.select(asked.sort, undecided)[0])

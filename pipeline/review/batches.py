@@ -23,6 +23,7 @@ SCORES = Path("scores")
 STATES = (OPEN, ACCEPT, REJECT, UNSURE, CONFLICT)
 MINE, DECIDED = "mine", "decided"
 HELD = 4  # batches that stay open
+TURN = 90.0  # seconds for which a sample that one person looks at is not offered to others
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Batch:
         self._mine: dict[str, set[int]] = {}
         self._applied, self._epoch = 0, -1
         self._drawn: bool | None = None
+        self._before: dict[str, tuple[int, float]] = {}  # the sample that each person was shown last, and when
 
     def refresh(self) -> None:
         """Take in what happened to the votes since. Raises DataError when they cannot be read."""
@@ -92,6 +94,18 @@ class Batch:
             mine[list(self._mine.get(who, ()))] = True
             found &= mine
         return found
+
+    def shown(self, position: int, who: str, now: float) -> None:
+        """Note that a person looks at a sample; `now` in seconds."""
+        self._before[who] = (position, now)
+
+    def undecided(self, decision: str, who: str, now: float) -> np.ndarray:
+        """Which samples to offer to a person: nobody has decided on them, nor looks at them, while there are others."""
+        found = self.wanted(decision, OPEN, who)
+        taken = [p for name, (p, since) in list(self._before.items()) if name != who and now - since < TURN]
+        free = found.copy()
+        free[taken] = False
+        return free if free.any() else found
 
     def look(self, position: int) -> Look:
         """One sample. Raises DataError with the reason where it cannot be seen."""

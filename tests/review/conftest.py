@@ -1,5 +1,6 @@
 """Lines with a scored batch to review, and the page over them, served by a thread of the test's own."""
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -7,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
 import yaml
 from PIL import Image as Pil
 
+from pipeline.files import sha256, write_json
 from pipeline.modalities.image import Image
 from pipeline.modalities.table import Table
 from pipeline.review import app
 from pipeline.review.__main__ import bound
 from pipeline.review.batches import Line
 from pipeline.review.guard import Guard
+from pipeline.samples import read_manifest
 from tests import small_line
 from tests.pictures import stripes
 from tests.scored import scored
@@ -34,8 +38,21 @@ NAMES = (
     "semi;colon,comma.png",
     "%2e%2e.png",
     "plain.png",
+    "zz accepted.png",
 )
-DECISIONS = ["reject", "review", "reject", "review", "reject", "reject", "reject", "accept", "review", "reject"]
+DECISIONS = [
+    "reject",
+    "review",
+    "reject",
+    "review",
+    "reject",
+    "reject",
+    "reject",
+    "review",
+    "review",
+    "reject",
+    "accept",
+]
 
 
 def params(line: Path, kind: str, **options: Any) -> Path:
@@ -47,7 +64,7 @@ def params(line: Path, kind: str, **options: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures_scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A line that scored ten images with odd names, nine of them to be reviewed; not to be changed."""
+    """A line that scored images with odd names, all but one of them to be reviewed; not to be changed."""
     line = tmp_path_factory.mktemp("pictures") / "line"
     for name, image in zip(NAMES, stripes(len(NAMES), 0), strict=True):
         path = line / "incoming" / name
@@ -106,3 +123,38 @@ def serve() -> Iterator[Callable[..., Served]]:
     yield start
     for stop in stops:
         stop()
+
+
+@pytest.fixture(scope="session")
+def heated_scored(pictures_scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That line with the model that scored it, as batch.py keeps it; not to be changed."""
+    from pipeline import store, threshold
+    from pipeline.detectors.image.gaussian import Gaussian
+    from pipeline.plan import Plan
+
+    line = Path(shutil.copytree(pictures_scored, tmp_path_factory.mktemp("heated") / "line"))
+    modality, folder = Image(size=(48, 48)), line / "scores" / BATCH
+    samples = modality.samples(read_manifest(folder / "samples/00000"))
+    place = line / ".assay/models/parts/v1-0123-given"
+    (place / "model").mkdir(parents=True)
+    detector = Gaussian(maps=True).fit(samples)
+    store.save(detector, "image/gaussian", place / "model", kind="image", modality=modality, data="")
+    plan = Plan.read({"alpha": 0.1, "confidence": None}, "calibrate", "params.yaml")
+    known = threshold.Scored(np.arange(20, dtype=np.float32) / 4)
+    calibration = threshold.calibrate(plan, known, sha256(place / "model"))
+    write_json(place / "calibration.json", calibration.to_json())
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    write_json(folder / "report.json", report | {"promise": calibration.says()})
+    return line
+
+
+@pytest.fixture
+def heated(heated_scored: Path, tmp_path: Path) -> Path:
+    """A copy of that line, for this test alone."""
+    return Path(shutil.copytree(heated_scored, tmp_path / "heated"))
+
+
+@pytest.fixture
+def page(serve: Callable[..., Served], context: Any) -> Any:
+    """A page in a browser that is closed before what it shows is no longer served."""
+    return context.new_page()

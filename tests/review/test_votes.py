@@ -49,7 +49,7 @@ def test_votes_are_on_disk_in_both_files_when_they_are_given(opened: Open) -> No
     assert labels(ours) == [("a", "0", "", "Anna"), ("b", "1", 'dent, "deep"', "Anna")]
     again = opened()
     again.refresh()
-    assert [(vote.id, vote.vote, vote.who) for vote in again.log] == [
+    assert [(one.id, one.vote, one.who) for one in again.log] == [
         ("a", "accept", "Anna"),
         ("b", "reject", "Anna"),
         ("c", "unsure", "Bob"),
@@ -61,9 +61,9 @@ def test_votes_are_on_disk_in_both_files_when_they_are_given(opened: Open) -> No
 
 def test_the_same_vote_again_changes_nothing_another_one_replaces_it(opened: Open) -> None:
     ours = opened()
-    for vote in ("reject", "reject", "accept"):
-        ours.vote("a", vote, "Anna")
-    assert [vote.vote for vote in ours.log] == ["reject", "accept"]
+    for given in ("reject", "reject", "accept"):
+        ours.vote("a", given, "Anna")
+    assert [one.vote for one in ours.log] == ["reject", "accept"]
     assert labels(ours) == [("a", "0", "", "Anna")]
     with pytest.raises(DataError, match="a vote must be one of accept, reject, unsure, got 'maybe'"):
         ours.vote("a", "maybe", "Anna")
@@ -111,7 +111,7 @@ def test_several_servers_at_once_lose_no_vote(opened: Open, tmp_path: Path) -> N
     ours.refresh()
     assert len(ours.log) == 3 * 2 * 15
     assert len(labels(ours)) == 3 * (15 + 1)
-    assert {who: vote.vote for who, vote in ours.standing("all").items()} == dict.fromkeys("ABC", "reject")
+    assert {who: one.vote for who, one in ours.standing("all").items()} == dict.fromkeys("ABC", "reject")
 
 
 def test_a_half_written_line_is_cut_and_a_broken_one_is_named(opened: Open) -> None:

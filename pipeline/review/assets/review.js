@@ -8,6 +8,7 @@ const remembered = {
   set(name, value) { try { localStorage.setItem(`assay-${name}`, value); } catch { /* private windows may refuse */ } },
 };
 let busy = false;
+const waiting = []; // keys that were pressed while a page was on its way; votes never wait: they are for what is seen
 
 // ---- pages: fetched, and put in the place of the one before
 
@@ -29,6 +30,7 @@ async function turn(url, options = {}, keep = false) {
   } finally {
     busy = false;
     document.body.removeAttribute("aria-busy");
+    if (waiting.length) press(waiting.shift());
   }
 }
 
@@ -90,13 +92,23 @@ document.addEventListener("keydown", (event) => {
   const slider = event.target.matches("input[type=range]") && event.key.startsWith("Arrow");
   if (slider) return;
   const key = undo ? "z" : event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const found = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key.split(" ").includes(key));
-  if (!found || found.disabled) return;
+  if (!named(key)) return;
   event.preventDefault();
-  const turns = found.matches("button[name=vote], form [data-key=z]"); // what is decided by a key is decided once
-  if (busy || (event.repeat && turns)) return;
-  if (found.tagName === "INPUT") { found.focus(); found.select(); } else found.click();
+  const once = named(key).matches("button[name=vote], [data-key=z]"); // a key that is held down decides once
+  if (event.repeat && (once || busy)) return;
+  if (!busy) press(key);
+  else if (!named(key).matches("button[name=vote]") && waiting.length < 9) waiting.push(key);
 });
+
+function named(key) {
+  return [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key.split(" ").includes(key));
+}
+
+function press(key) {
+  const found = named(key);
+  if (!found || found.disabled) return;
+  if (found.tagName === "INPUT") { found.focus(); found.select(); } else found.click();
+}
 
 document.addEventListener("click", (event) => {
   const does = event.target.closest("[data-do]")?.dataset.do;
@@ -267,7 +279,7 @@ async function look() {
 (async () => {
   for (;;) {
     const waits = $("#model")?.dataset.state === "loading";
-    await new Promise((done) => setTimeout(done, waits ? 700 : 4000));
+    await new Promise((done) => setTimeout(done, waits ? 700 : 2000));
     await look();
   }
 })();
