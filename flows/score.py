@@ -173,6 +173,8 @@ def main(*words: str) -> None:
         report = score(line, source)
     said = f"scored with {report['name']} version {report['version']}: {_out(report)}"
     print(console.sentence(said, console.of_batch(report), console.width()))
+    if report["page"]:
+        print(f"report: {report['page']}")
     for failed in report["failed"]:
         print(f"error: shard {failed['shard']}: {failed['error']}", file=sys.stderr)
     if report["failed"]:

@@ -72,8 +72,10 @@ def train(line: str = ".", score_after: bool = True, jobs: int = 0) -> summary.S
         try:
             if score_after:
                 found = replace(found, scored=_score(line))
-        finally:
-            after_training(line)  # once the batch is recorded: the pages tell of it, too
+        finally:  # once the batch is recorded: the pages tell of it, too
+            pages = after_training(line)
+        page = (found.scored or {}).get("page")
+        found = replace(found, reports=[*found.reports, *pages, *([page] if page else [])])
         _show(found, folder)
     return found
 
