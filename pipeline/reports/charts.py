@@ -142,7 +142,7 @@ def drift(history: pd.DataFrame) -> Figure:
     """Batches as `monitoring.record.history` gives them, one at least: alarms above, evidence of drift below."""
     figure = Figure(figsize=(2 * SIZE[0] * 0.95, 4.2))
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.08, right=0.99, top=0.93, bottom=0.13, hspace=0.35)
+    figure.subplots_adjust(left=0.08, right=0.99, top=0.93, bottom=0.17, hspace=0.38)
     panels = figure.subplots(2, 1, sharex=True)
     at = np.arange(len(history))
     picture.alarms(panels[0], at, history)

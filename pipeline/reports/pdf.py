@@ -55,7 +55,7 @@ LETTER, PAD = 6.5, 8.0  # points of a wide letter, and of the space between two 
 LINES, HEAD = 40, 8  # lines of a cell, and of a heading, at most: both fit on a page
 LONG = 14  # rows of a table that is split over pages
 START = 35 * mm  # of such a table that must fit on the page where it begins
-ACROSS = 4  # key figures in a row
+ACROSS = 5  # key figures in a row
 RULE = HexColor("#DEDDD6")
 TONES = {"good": (HexColor("#005A8F"), HexColor("#EAF3F9")), "bad": (HexColor("#A34700"), HexColor("#FCEFE5"))}
 
@@ -183,9 +183,10 @@ def _numbers(block: Numbers) -> Flowable:
         [paragraph(short(name), "small"), paragraph(short(value), "figure"), paragraph(short(remark), "small")]
         for name, value, remark in block.rows
     ]
-    rows = [cells[at : at + ACROSS] for at in range(0, len(cells), ACROSS)]
-    rows = [[*row, *[""] * (ACROSS - len(row))] for row in rows]
-    grid = Grid(rows, [WIDTH / ACROSS] * ACROSS, spaceAfter=2 * mm)
+    across = len(cells) if len(cells) <= ACROSS else -(-len(cells) // 2)
+    rows = [cells[at : at + across] for at in range(0, len(cells), across)]
+    rows = [[*row, *[""] * (across - len(row))] for row in rows]
+    grid = Grid(rows, [WIDTH / across] * across, spaceAfter=2 * mm)
     grid.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)])
     return grid
 
