@@ -1,10 +1,12 @@
 """The worst errors of a candidate as pictures, and why its alarms are alarms."""
 
+import hashlib
 import re
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline.evaluation import WORST
 from pipeline.protocols import ANOMALOUS, NORMAL
 from pipeline.reports.document import Block, Gallery, Picture, Table, Text, short
 from pipeline.reports.evaluated import Evaluated
@@ -12,15 +14,15 @@ from pipeline.reports.passages import because, counted, figure, more
 
 OVERLAYS = "overlays"
 ALARM = "reject"
+CUT = 60  # characters from which a file's name may be a part of an id
 REASONS = 30  # alarms that are explained
 LABELS = {NORMAL: "normal", ANOMALOUS: "anomalous"}
 
 
 def pictures(evaluated: Evaluated) -> list[Block]:
     """The highest-scored normals and the lowest-scored anomalies; it is said where these are no errors at all."""
-    table = evaluated.table
-    normals = table[table["label"] == NORMAL].sort_values("score", ascending=False, kind="stable")
-    anomalies = table[table["label"] == ANOMALOUS].sort_values("score", kind="stable")
+    rising = evaluated.table.sort_values("score", kind="stable")
+    normals, anomalies = rising[rising["label"] == NORMAL][::-1], rising[rising["label"] == ANOMALOUS]
     false, escaped = evaluated.metrics["false_alarms"], evaluated.metrics["escapes"]
     found: list[Block] = []
     for folder, rows, wrong, named, none in (
@@ -45,8 +47,8 @@ def _drawn(folder: Path, rows: pd.DataFrame) -> list[Picture]:
     sample's id, in a form that is safe for files; one that goes by no id comes last."""
     files = sorted(folder.glob("*.png")) if folder.is_dir() else []
     found = []
-    for row in rows.head(4 * len(files)).itertuples():
-        file = next((file for file in files if _named_after(file.stem, row.id)), None)
+    for place, row in enumerate(rows.head(WORST).itertuples()):
+        file = next((file for file in files if _named_after(file.stem, row.id, place)), None)
         if file is not None:
             files.remove(file)
             defect = f", {row.defect}" if row.defect else ""
@@ -55,17 +57,22 @@ def _drawn(folder: Path, rows: pd.DataFrame) -> list[Picture]:
     return [*found, *(Picture(file, file.stem, file.stem) for file in files)]
 
 
-def _named_after(stem: str, name: str) -> bool:
+def _named_after(stem: str, name: str, place: int) -> bool:
     """Whether a file's name is a safe form of an id: other characters are `_` or `__`, a long one lost its beginning or
-    its end, and a hash or number may follow."""
-    safe = "".join(c if re.match(r"[A-Za-z0-9.-]", c) else "_" for c in name)
-    plain, own = (re.sub("_+", "_", text).strip("_.-") for text in (safe, stem))
-    cut = re.sub(r"-([0-9a-f]{8}|\d+)$", "", own)
-    return (
-        own == plain
-        or (bool(cut) and cut == plain)
-        or (len(cut) >= 60 and (plain.endswith(cut) or plain.startswith(cut)))
-    )
+    its end; where that is not enough to tell ids apart, the id's hash or its place among the drawn follows."""
+    plain, own = _plain("".join(c if re.match(r"[A-Za-z0-9.-]", c) else "_" for c in name)), _plain(stem)
+    rest, _, more = stem.rpartition("-")
+    told_apart = more in (hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8], str(place))
+    return _is_of(own, plain) or (told_apart and _is_of(_plain(rest), plain))
+
+
+def _is_of(own: str, plain: str) -> bool:
+    """Whether a name is an id, or enough of it."""
+    return own == plain or (len(own) >= CUT and (plain.startswith(own) or plain.endswith(own)))
+
+
+def _plain(text: str) -> str:
+    return re.sub("_+", "_", text).strip("_.-")
 
 
 def reasons(evaluated: Evaluated) -> list[Block]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +13,7 @@ from pipeline import params
 from pipeline.errors import LineError
 from pipeline.files import write_json
 from pipeline.reports import candidate, html, pdf, pictures
-from pipeline.reports.document import Chart, Document, Gallery, Numbers, Section, Table, Text
+from pipeline.reports.document import Chart, Document, Gallery, Numbers, Section, Table, Text, short
 from pipeline.reports.evaluated import Published
 
 SECTIONS = ["Decision", "Scores and thresholds", "Curves", "Promise", "By class and group", "Worst errors"]
@@ -97,7 +98,7 @@ def test_it_says_when_the_worst_are_no_errors(line: Path) -> None:
     """The candidate finds every anomaly; a normal or two raise an alarm, the pictures after it are of others."""
     errors = section(build(line), "Worst errors").blocks
     table = pd.read_parquet(line / "reports/candidates/many/scores.parquet")
-    normals = table[table["label"] == 0].sort_values("score", ascending=False, kind="stable")
+    normals = table[table["label"] == 0].sort_values("score", kind="stable")[::-1]
     false = int((normals["decision"] == "reject").sum())
     assert isinstance(errors[0], Gallery)
     assert errors[0].caption.startswith(f"{false} false alarm" if false else "No normal raised an alarm")
@@ -138,3 +139,39 @@ def test_a_candidate_whose_stages_have_not_run_is_refused(line: Path) -> None:
     (line / "reports/candidates/many/metrics.json").unlink()
     with pytest.raises(LineError, match="metrics.json is needed"):
         build(line)
+
+
+@pytest.mark.parametrize("kind", ["image", "table"])
+def test_every_picture_finds_its_sample(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its id is, by the names that the kinds of data give to their pictures."""
+    from PIL import Image
+
+    from pipeline.parts import overlays, table_pictures
+    from pipeline.protocols import Batch, Scores
+    from pipeline.reports import errors
+
+    ids = [
+        "a b",
+        "a_b",
+        "a/b.png",
+        "漢",
+        "字",
+        "<script>",
+        "x" * 300,
+        "y/" * 100 + "z.png",
+        "brick-0-7",
+        "-1",
+        "12345678",
+    ]
+    if kind == "table":
+        batch = Batch(ids, pd.DataFrame({"v": range(len(ids))}, index=ids), np.zeros(len(ids), np.int8))
+        table_pictures.draw(batch, Scores(np.arange(len(ids), dtype=np.float32)), 0.5, tmp_path)
+    else:
+        for name in ids:
+            Image.new("RGB", (1, 1)).save(tmp_path / f"{overlays.safe_name(name)}.png")
+    rows = pd.DataFrame({"id": ids, "label": 0, "defect": "", "score": 1.0, "p_value": 0.1, "decision": "accept"})
+    monkeypatch.setattr(errors, "WORST", len(ids))
+    found = errors._drawn(tmp_path, rows)
+    assert len(found) == len(ids)
+    told = {each.caption.split(": normal")[0] for each in found if ": normal" in each.caption}
+    assert told == {short(name) for name in ids}
