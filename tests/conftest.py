@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "DVC_NO_ANALYTICS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # as in pipeline/stages: servers and stages run beside the tests
     }
+    if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; what a clone of the checkout starts has them all
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

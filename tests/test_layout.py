@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,22 @@ FOUNDATION = {"pipeline", "pipeline.protocols", "pipeline.errors", "pipeline.sam
 HOMES = {"mlflow": ("pipeline/tracking.py", "pipeline/mlflow_model.py"), "great_expectations": ("pipeline/checks.py",)}
 
 
-def modules(path: Path) -> set[str]:
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def modules(path: Path) -> frozenset[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             if node.module == "pipeline":
                 found |= {f"pipeline.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def name(path: Path) -> str:
@@ -71,7 +78,7 @@ def test_no_file_outside_the_tables_names_a_detector_or_tests_a_kind(path: Path)
     if name(path) in {f"pipeline/{t}/__init__.py" for t in ("detectors", "modalities", "augmenters")}:
         return
     kinds = set(modalities.TABLE)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert node.value not in detectors.TABLE
         if isinstance(node, ast.Compare):

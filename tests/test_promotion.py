@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +440,7 @@ def test_two_promotions_at_once_make_one_champion_and_one_entry(line: Path, stor
     ]
     while not all(path.exists() for path in waiting):
         assert all(process.poll() is None for process in both)
+        time.sleep(0.02)
     (line / "go").touch()
     said = sorted(process.communicate(timeout=120)[0].strip() for process in both)
     assert said == ["promoted", "stays"]

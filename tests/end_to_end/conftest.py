@@ -23,7 +23,8 @@ class Checkout:
     marks: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_"))}
+        outside = ("MLFLOW_", "PREFECT_", "DVC_", "ASSAY_", "OMP_NUM_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(outside)}
         return kept | {
             "HOME": str(self.home),
             "PYTHONPATH": str(self.path),

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,13 @@ def test_approved_by_the_command(waiting: subprocess.Popen[str], published: Path
     first, second = trail(published)
     assert first == ("approve", "anna", "looked at the worst errors")
     assert second[:2] == ("promote", audit.whoami())
-    again = command(published, "--approve")
-    assert again.returncode == 1
-    assert again.stderr == f"error: no promotion of {published} waits for an approval\n"
+    with pytest.raises(LineError, match=f"^no promotion of {published} waits for an approval$"):
+        approval.answer(published, True)
 
 
 def test_refused_by_the_command(waiting: subprocess.Popen[str], published: Path) -> None:
-    wrong = command(published, "--refuse", "--version", "7")
-    assert wrong.stderr == f"error: no promotion of version 7 of {published} waits for an approval\n"
+    with pytest.raises(LineError, match=f"^no promotion of version 7 of {published} waits for an approval$"):
+        approval.answer(published, False, version=7)
     assert command(published, "--refuse", "--version", "1", "--why", "too many escapes").returncode == 0
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0
@@ -182,12 +181,15 @@ def state_of(runs: list[FlowRun]) -> set[str]:
         return {run.state_name for run in client.read_flow_runs(flow_run_filter=chosen)}
 
 
-def answered(line: Path, runs: list[FlowRun], *words: Any) -> threading.Thread:
-    """Answer from another thread as soon as something waits; what waited is noted in `runs`."""
+def answered(
+    line: Path, runs: list[FlowRun], *words: Any, first: Callable[[], None] = lambda: None
+) -> threading.Thread:
+    """Answer from another thread as soon as something waits, after `first`; what waited is noted in `runs`."""
 
     def work() -> None:
         until(lambda: approval.notes(line) and _paused(line), "the pause")
         runs.extend(_paused(line))
+        first()
         if words:
             approval.answer(line, *words)
 
@@ -234,13 +236,17 @@ def test_nobody_answers(published: Path, prefect: None) -> None:
         assert text in shown.data
 
 
-def test_params_may_change_while_it_waits(waiting: subprocess.Popen[str], published: Path) -> None:
+def test_params_may_change_while_it_waits(published: Path, prefect: None) -> None:
     stricter = MANUAL | {"limits": {"auroc": {"min": 1.01}}}
-    small_line.write(published, small_line.PARAMS | {"promote": stricter})
+
+    def change() -> None:
+        small_line.write(published, small_line.PARAMS | {"promote": stricter})
+
+    thread = answered(published, [], True, "anna", first=change)
+    report = promote(str(published))
+    thread.join()
     assert params.read(published / "params.yaml").promote.limits["auroc"].min == 1.01
-    assert command(published, "--approve", "--who", "anna").returncode == 0
-    said, _ = waiting.communicate(timeout=60)
-    assert "many: auroc 1 is below the least allowed 1.01" in said
+    assert "many: auroc 1 is below the least allowed 1.01" in report["says"]
     assert champion() is None
     assert trail(published) == [("approve", "anna", "")]
 

@@ -122,7 +122,7 @@ def gap(detector: SuperSimpleNet) -> float:
 
 
 def test_labels_with_masks_without_and_mixed_all_teach() -> None:
-    options = {"backbone": FINE, "steps": 160, "batch": 8, "image_score": "head"}
+    options = {"backbone": FINE, "steps": 100, "batch": 8, "hidden": 64, "width": 32, "image_score": "head"}
     alone = gap(SuperSimpleNet(**options).fit(view(stripes(16, 0))))
     for masks in ("all", "half", "none"):
         detector = SuperSimpleNet(**options).fit(mixed(masks))
