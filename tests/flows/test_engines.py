@@ -42,27 +42,17 @@ def cut(ready: Path, prefect: None) -> Path:
     return ready
 
 
-def test_threads_and_processes_give_the_same_bytes(cut: Path) -> None:
-    first, digest = score(cut)
-    second, same = score(cut, runner="processes")
-    assert digest == same
-    assert (first["samples"], first["failed"]) == (second["samples"], []) == (25, [])
-
-
-def test_dask_gives_the_same_bytes_on_its_own_cluster_and_on_one_that_runs(cut: Path) -> None:
+def test_every_engine_gives_the_same_bytes(cut: Path) -> None:
+    """Threads, processes, Dask and Ray on clusters of their own, Dask on one that runs."""
     from distributed import LocalCluster
 
-    _, digest = score(cut)
-    report, same = score(cut, runner="dask")
-    assert (same, report["failed"]) == (digest, [])
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    first, digest = score(cut)
+    assert (first["samples"], first["failed"]) == (25, [])
+    for runner in ("processes", "dask", "ray"):
+        report, same = score(cut, runner=runner)
+        assert (runner, same, report["failed"]) == (runner, digest, [])
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         report, same = score(cut, runner="dask", address=cluster.scheduler_address)
-    assert (same, report["failed"]) == (digest, [])
-
-
-def test_ray_gives_the_same_bytes_on_its_own_cluster(cut: Path) -> None:
-    _, digest = score(cut)
-    report, same = score(cut, runner="ray")
     assert (same, report["failed"]) == (digest, [])
 
 
