@@ -1,9 +1,7 @@
 """How well defects are found by class and severity, and how groups and categories fare."""
 
-import numpy as np
 import pandas as pd
 
-from pipeline import metrics
 from pipeline.protocols import ANOMALOUS, NORMAL
 from pipeline.reports.document import Block, Table, Text, short
 from pipeline.reports.evaluated import Evaluated
@@ -30,14 +28,12 @@ def _defects(table: pd.DataFrame, evaluated: Evaluated) -> list[Block]:
     anomalies = table[table["label"] == ANOMALOUS]
     if not (anomalies["defect"] != "").any():
         return []
-    normals = evaluated.scores(NORMAL)
     rows = []
     for name, some in anomalies.groupby("defect"):
-        scores = np.concatenate([normals, some["score"].to_numpy(np.float32)])
-        area = metrics.auroc(np.repeat([NORMAL, ANOMALOUS], [len(normals), len(some)]), scores)
         counts = [int((some["decision"] == decision).sum()) for decision in DECISIONS]
-        rows.append((counts[2] / len(some), [short(str(name)) or UNNAMED, f"{len(some):,}", *(f"{n:,}" for n in counts),
-                                             rate(counts[2], len(some)), figure(area)]))  # fmt: skip
+        area = figure(evaluated.metrics.get(f"defect.{name}.auroc"))
+        told = [f"{len(some):,}", *(f"{n:,}" for n in counts), rate(counts[2], len(some)), area]
+        rows.append((counts[2] / len(some), [short(str(name)) or UNNAMED, *told]))
     worst = [row for _, row in sorted(rows, key=lambda each: each[0])]
     headings = ["defect", "samples", "accept", "review", "reject", "detected (95 %)", "AUROC"]
     note = more(len(worst), GROUPS, f"{evaluated.where}/metrics.json")
