@@ -238,16 +238,18 @@ def _gauge(batch: Batch, position: int, limits: dict[str, float | None] | None) 
     ends += [limit for limit in (alarm, review) if limit is not None]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
-    apart_from = [limit for limit in (alarm, review) if limit is not None and np.float32(limit) != np.float32(here)]
+
+    def apart(value: float, *others: float | None) -> str:
+        return number(value, *(o for o in others if o is not None and np.float32(o) != np.float32(value)))
 
     def at(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - low) / span, 2)
 
     return {
-        "text": number(here, *apart_from),
+        "text": apart(here, alarm, review),
         "score": at(here),
         "alarm": at(alarm),
         "review": at(review),
-        "alarm_text": None if alarm is None else number(alarm, here),
-        "review_text": None if review is None else number(review, here),
+        "alarm_text": None if alarm is None else apart(alarm, here),
+        "review_text": None if review is None else apart(review, here),
     }

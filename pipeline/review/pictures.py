@@ -73,7 +73,7 @@ def thumbnail(picture: np.ndarray) -> bytes:
     """A small WebP of a picture uint8 `(h, w, 3)`."""
     image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return _encoded(image, "WEBP", quality=82, method=2)
+    return _encoded(image, "WEBP", quality=82, method=0)
 
 
 def whole(picture: np.ndarray) -> bytes:

@@ -1,6 +1,8 @@
 """The samples of a batch that were kept beside its scores: their manifest rows, found without reading all of them."""
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -23,8 +25,11 @@ class Kept:
         self._manifest = lru_cache(HELD)(self._read)
         failed = {entry["shard"] for entry in queue.report.get("failed", ())}
         self._shards = [n for n in range(queue.report.get("shards", 1)) if n not in failed]  # of each row group
-        there = next(self._folder.glob("*/manifest.parquet"), None)
-        self.none = "" if there else "samples of this batch were not kept (score.keep: none), only their scores are"
+        self.none = ""
+        if not self._folder.is_dir():
+            self.none = "samples of this batch were not kept (score.keep: none), only their scores are"
+        elif next(self._folder.glob("*/manifest.parquet"), None) is None:
+            self.none = "the samples of this batch are gone, only their scores are left"
 
     def rows(self, positions: list[int]) -> pd.DataFrame:
         """Manifest rows of the samples at these positions, in order. Raises DataError for one that was not kept."""
@@ -36,13 +41,17 @@ class Kept:
 
     def _row(self, position: int) -> pd.DataFrame:
         id, group = self._queue.ids[position], int(self._queue.shard[position])
-        likely = [f"{self._shards[group]:05d}"] if group < len(self._shards) else []
-        others = sorted(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else []
-        for shard in [*likely, *(name for name in others if name not in likely)]:
+        likely = f"{self._shards[group]:05d}" if group < len(self._shards) else ""
+        for shard in chain([likely], self._others(likely)):
             manifest, places = self._manifest(shard)
             if id in places:
                 return manifest.iloc[[places[id]]]
         raise DataError("this sample is not among those that were kept")
+
+    def _others(self, likely: str) -> Iterator[str]:
+        """The folders of all other shards, listed when they are asked for."""
+        if self._folder.is_dir():
+            yield from sorted(path.name for path in self._folder.iterdir() if path.name != likely)
 
     def _read(self, shard: str) -> tuple[Any, dict[str, int]]:
         try:

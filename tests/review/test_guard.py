@@ -50,7 +50,9 @@ def test_headers_keep_a_browser_from_doing_more_than_it_must(rows: Path, serve: 
         headers = ask(served, path)[1]
         assert headers["content-security-policy"].startswith("default-src 'self';")
         assert headers["x-content-type-options"] == "nosniff"
-    assert ask(served, "/docs")[0] == 404
+    status, _, page = ask(served, "/docs")
+    assert status == 404
+    assert b"That did not work" in page
 
 
 def test_a_token_is_asked_for_and_kept(rows: Path, serve: Serve) -> None:

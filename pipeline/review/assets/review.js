@@ -135,7 +135,7 @@ const view = {
     const layers = $("#layers");
     layers.style.transform = `translate(${this.x}px, ${this.y}px) scale(${this.scale})`;
     const picture = $("#picture");
-    const fitted = Math.min(width / picture.width, height / picture.height) || 1;
+    const fitted = Math.min(width / picture.getAttribute("width"), height / picture.getAttribute("height"));
     layers.classList.toggle("close", this.scale * fitted > 3);
     $("#zoom").textContent = `${Math.round(100 * this.scale)}%`;
   },
