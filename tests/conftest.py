@@ -20,8 +20,8 @@ from tests.postgres import postgres  # noqa: F401
 HOME = pytest.StashKey[Path]()
 Once = Callable[[str, Callable[[Path], object]], Path]
 # what starts first, so that no worker ends late
-LONG = ("tests/end_to_end/", "tests/flows/", "tests/test_promotion.py", "tests/contract/")
-DEMOS = {f"tests/end_to_end/test_{name}.py" for name in ("lines", "faults", "pages")}  # they share the lines that ran
+LONG = ("tests/end_to_end/", "tests/flows/", "tests/test_promotion.py")
+DEMOS = {f"tests/end_to_end/test_{name}.py" for name in ("lines", "faults")}  # they share the lines that ran
 MIGRATE = """
 import asyncio
 from prefect.server.database import provide_database_interface
