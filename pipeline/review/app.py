@@ -27,6 +27,7 @@ YEAR = 365 * 24 * 3600  # seconds
 LARGEST = 16_384  # bytes of a form
 KEPT = {"cache-control": "private, max-age=3600"}  # pictures
 FRESH = {"cache-control": "no-store"}
+EMPTY = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 Form = dict[str, str]
 
 
@@ -178,12 +179,15 @@ class Site:
         opened = self._line.open(batch)
         position = self._place(opened, key)
         makers = {"thumb.webp": opened.thumbnail, "whole.png": opened.picture, "heat.png": opened.heat}
-        if name not in makers or (name == "heat.png" and opened.scorer.state != READY):
+        if name not in makers:
             raise HTTPException(404, "there is no such picture")
         try:
+            if name == "heat.png" and opened.scorer.state != READY:
+                raise DataError("there is no model to make heat maps with")
             data = makers[name](position)
         except DataError:
-            return Response((ASSETS / "gone.svg").read_bytes(), media_type="image/svg+xml", headers=FRESH)
+            data = EMPTY if name == "heat.png" else (ASSETS / "gone.svg").read_bytes()
+            return Response(data, media_type="image/svg+xml", headers=FRESH)
         return Response(data, media_type=f"image/{name.rpartition('.')[2]}", headers=KEPT)
 
 

@@ -146,7 +146,7 @@ class Batch:
         def make() -> bytes:
             local = self.scorer.local(self.kept.rows([position]))
             if local is None:
-                raise DataError("the detector of this batch knows no places")
+                raise DataError(self.scorer.why)
             return pictures.heat(local)
 
         return self._pictures.get(self._name(position, "heat.png"), make)

@@ -50,14 +50,18 @@ class Scorer:
         return found.own.get(of[0], found.thresholds) if of else found.thresholds
 
     def local(self, rows: pd.DataFrame) -> np.ndarray | None:
-        """The heat of one sample, as `Look` has it; None where the detector knows no places.
+        """The heat of one sample, as `Look` has it; None where the detector tells no places, which `why`
+        says from then on.
 
         Raises DataError for a sample that is gone."""
         assert self._model is not None
         stored = self._model.stored
         with self._at_work:
             (batch,) = stored.modality.samples(rows).batches(1)
-            return stored.modality.look(rows, stored.detector.score(batch))[0].heat
+            found = stored.modality.look(rows, stored.detector.score(batch))[0].heat
+        if found is None:
+            self.state, self.why = FAILED, "this detector does not tell which places are odd"
+        return found
 
     def _folders(self) -> list[Path]:
         name, number = str(self._report.get("name", "")), self._report.get("version")

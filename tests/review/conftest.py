@@ -125,19 +125,17 @@ def serve() -> Iterator[Callable[..., Served]]:
         stop()
 
 
-@pytest.fixture(scope="session")
-def heated_scored(pictures_scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That line with the model that scored it, as batch.py keeps it; not to be changed."""
+def model(line: Path, maps: bool) -> Path:
+    """Put the model that scored a line of pictures where batch.py keeps it; with or without maps."""
     from pipeline import store, threshold
     from pipeline.detectors.image.gaussian import Gaussian
     from pipeline.plan import Plan
 
-    line = Path(shutil.copytree(pictures_scored, tmp_path_factory.mktemp("heated") / "line"))
     modality, folder = Image(size=(48, 48)), line / "scores" / BATCH
     samples = modality.samples(read_manifest(folder / "samples/00000"))
     place = line / ".assay/models/parts/v1-0123-given"
     (place / "model").mkdir(parents=True)
-    detector = Gaussian(maps=True).fit(samples)
+    detector = Gaussian(maps=maps).fit(samples)
     store.save(detector, "image/gaussian", place / "model", kind="image", modality=modality, data="")
     plan = Plan.read({"alpha": 0.1, "confidence": None}, "calibrate", "params.yaml")
     known = threshold.Scored(np.arange(20, dtype=np.float32) / 4)
@@ -149,9 +147,9 @@ def heated_scored(pictures_scored: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def heated(heated_scored: Path, tmp_path: Path) -> Path:
-    """A copy of that line, for this test alone."""
-    return Path(shutil.copytree(heated_scored, tmp_path / "heated"))
+def heated(pictures: Path) -> Path:
+    """A line of pictures with the model that scored it, which tells places."""
+    return model(pictures, maps=True)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pipeline import feedback
 from pipeline.review import votes
 from pipeline.review.batches import Line
 from tests.browser import LAPTOP, PHONE, Watched
-from tests.review.conftest import BATCH, Served
+from tests.review.conftest import BATCH, Served, model
 from tests.review.test_queue import write
 
 pytest.importorskip("playwright")
@@ -197,6 +197,14 @@ def test_without_its_model_the_page_says_why_there_is_no_heat(page: Any, picture
     page.goto(f"{serve(pictures, who='Anna').url}/b/{BATCH}/start")
     expect(page.locator("#model")).to_contain_text("No heat map")
     vote(page, "a", 1)
+
+
+def test_a_detector_that_tells_no_places(page: Any, pictures: Path, serve: Serve) -> None:
+    page.goto(f"{serve(model(pictures, maps=False), who='Anna').url}/b/{BATCH}/start")
+    expect(page.locator("#model")).to_contain_text("No heat map: this detector does not tell", timeout=60_000)
+    expect(page.locator("#heat")).to_be_hidden()
+    page.keyboard.press("j")
+    expect(page.locator("#model")).to_contain_text("No heat map: this detector does not tell")
 
 
 def test_two_people_at_once(browser: Any, page: Any, watched: Watched, pictures: Path, serve: Serve) -> None:

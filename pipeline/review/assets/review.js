@@ -222,10 +222,18 @@ const heat = {
   },
   ready(model) {
     const [image, note] = [$("#heat"), $("#model")];
-    if (!image || image.getAttribute("src")) return;
-    if (model.state === "ready") { image.src = image.dataset.src; this.wait(); this.show(); }
-    else if (model.state === "failed") note.textContent = `No heat map: ${model.why}`;
+    if (!image) return;
     note.dataset.state = model.state;
+    if (model.state === "failed") {
+      image.removeAttribute("src");
+      note.textContent = `No heat map: ${model.why}`;
+      note.hidden = false;
+      this.show();
+    } else if (model.state === "ready" && !image.getAttribute("src")) {
+      image.src = image.dataset.src;
+      this.wait();
+      this.show();
+    }
   },
   wait() {
     const note = $("#model");
@@ -234,7 +242,11 @@ const heat = {
   },
   mount() {
     const image = $("#heat");
-    image?.addEventListener("load", () => { $("#model").hidden = true; ahead(true); });
+    image?.addEventListener("load", () => {
+      if (image.naturalWidth <= 1) { look(); return; } // there is none: why not
+      $("#model").hidden = true;
+      ahead(true);
+    });
     if (image?.getAttribute("src")) this.wait();
     $("#opacity")?.addEventListener("input", (event) => this.set(Number(event.target.value)));
     image?.addEventListener("error", () => { image.removeAttribute("src"); this.show(); });
