@@ -27,6 +27,7 @@ from tests.pictures import stripes
 from tests.scored import scored
 
 BATCH = "night-v1"
+MODEL = ".assay/models/parts/v1-0123-given"  # where batch.py keeps it
 NAMES = (
     "a b.png",
     "quo\"te's.png",
@@ -64,13 +65,16 @@ def params(line: Path, kind: str, **options: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures_scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A line that scored images with odd names, all but one of them to be reviewed; not to be changed."""
+    """A line that scored images with odd names, all but one of them to be reviewed; its model is damaged, so that no
+    page asks a registry for it. Not to be changed."""
     line = tmp_path_factory.mktemp("pictures") / "line"
     for name, image in zip(NAMES, stripes(len(NAMES), 0), strict=True):
         path = line / "incoming" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Pil.fromarray(image.transpose(1, 2, 0)).resize((96, 64)).save(path)
     scored(line, BATCH, Image(size=(48, 48)), line / "incoming", DECISIONS)
+    (line / MODEL).mkdir(parents=True)
+    (line / MODEL / "calibration.json").write_text("nonsense")
     return params(line, "image", size=[48, 48])
 
 
@@ -126,14 +130,14 @@ def serve() -> Iterator[Callable[..., Served]]:
 
 
 def model(line: Path, maps: bool) -> Path:
-    """Put the model that scored a line of pictures where batch.py keeps it; with or without maps."""
+    """Put the model that scored a line of pictures where it belongs; with or without maps."""
     from pipeline import store, threshold
     from pipeline.detectors.image.gaussian import Gaussian
     from pipeline.plan import Plan
 
     modality, folder = Image(size=(48, 48)), line / "scores" / BATCH
     samples = modality.samples(read_manifest(folder / "samples/00000"))
-    place = line / ".assay/models/parts/v1-0123-given"
+    place = line / MODEL
     (place / "model").mkdir(parents=True)
     detector = Gaussian(maps=maps).fit(samples)
     store.save(detector, "image/gaussian", place / "model", kind="image", modality=modality, data="")
