@@ -136,7 +136,7 @@ const view = {
     layers.style.transform = `translate(${this.x}px, ${this.y}px) scale(${this.scale})`;
     const picture = $("#picture");
     const fitted = Math.min(width / picture.getAttribute("width"), height / picture.getAttribute("height"));
-    layers.classList.toggle("close", this.scale * fitted > 3);
+    layers.classList.toggle("close", this.scale > 1 && this.scale * fitted > 3);
     $("#zoom").textContent = `${Math.round(100 * this.scale)}%`;
   },
   fit() { Object.assign(this, { scale: 1, x: 0, y: 0 }); this.show(); },
@@ -284,7 +284,7 @@ async function look() {
         return item;
       }));
     }
-    if (now.warning) alarm(now.warning);
+    if (now.warning && !main.textContent.includes(now.warning)) alarm(now.warning);
   } catch { /* said when something is decided */ }
 }
 
