@@ -119,7 +119,8 @@ def test_push_wipe_pull_reproduce_gives_identical_hashes(checkout: Checkout, wdb
 
 
 def test_a_fresh_registry_is_filled_again(checkout: Checkout, wdbc: str, tmp_path: Path) -> None:
-    said = checkout.train("examples/wdbc", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    words = ("python", "-m", "flows.train", "--line", "examples/wdbc", "--no-score")
+    said = checkout.run(*words, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     assert "champion" in said
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         assert store.execute("select count(*) from model_versions").fetchone() == (3,)
