@@ -69,10 +69,11 @@ def _take(given: params.Params, folder: Path, source: str) -> dict[str, Any]:
         unseen = (folder / PENDING).exists() or not (folder / NOTE).exists()
         (folder / PENDING).touch()
         added = labelled.add(folder, given.modality, found.kept)
-        if unseen or added != labelled.Added():
+        if unseen or added.new or added.changed:
             _dvc(folder, "add", labelled.SAMPLES.as_posix())
             _note(folder)
         (folder / PENDING).unlink()
+    report["lost"] += added.gone
     return report | {"added": added.new, "relabelled": added.changed}
 
 
@@ -125,7 +126,7 @@ def says(report: dict[str, Any]) -> str:
     )
     said += f"; {report['refused']} rows refused" if report["refused"] else ""
     said += f"; {report['added']} samples added to the next training, {report['relabelled']} labelled anew there"
-    lost = f"{report['lost']} samples were not kept (score.keep): they count for precision and recall only"
+    lost = f"{report['lost']} samples were not kept (score.keep) or are gone: they count for precision and recall only"
     return said + (f"; {lost}" if report["lost"] else "")
 
 

@@ -38,8 +38,15 @@ def link(source: Path, target: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill, that becomes `path` when the block ends well and vanishes when it does not."""
+    """A fresh folder to fill, that becomes `path` when the block ends well and vanishes when it does not.
+
+    A folder that stood there stays until then; if the process is killed between the two renames, the next call puts it
+    back."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.with_name(f".{path.name}.before")
+    if before.exists() and not path.exists():
+        before.replace(path)
+    shutil.rmtree(before, ignore_errors=True)
     for left_over in path.parent.glob(f".{path.name}.partial-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
@@ -47,8 +54,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(before)
         partial.replace(path)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

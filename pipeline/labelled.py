@@ -35,10 +35,12 @@ TAKEN_OVER = ("group", "category", "severity", "time")  # what the source knows 
 
 @dataclass(frozen=True)
 class Added:
-    """How many samples a labelling added to the folder, and how many there got another label."""
+    """How many samples a labelling added to the folder, how many there got another label, and how many are gone since
+    they were scored."""
 
     new: int = 0
     changed: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ def add(line: Path, modality: Modality, given: pd.DataFrame) -> Added:
     """Put labelled samples into the folder of the line: batch, shard, id, sha256, label and defect of each.
 
     They lie in `scores/BATCH/samples/SHARD`. A content that is there already only gets the label now given. Each
-    folder is whole or absent, so that an interrupted call is finished by the same call. Raises DataError when a sample
-    is gone."""
+    folder is whole or absent, so that an interrupted call is finished by the same call. A sample whose file is gone is
+    left out and counted; raises DataError when a whole shard is."""
     known = _known(line)
     there = given["sha256"].isin(known.keys())
-    changed = new = 0
+    changed = new = gone = 0
     with scratch_folder(line / WORK) as work:
         for folder, rows in given[there].groupby(given["sha256"].map(known)):
             changed += _relabel(Path(str(folder)), rows, work)
@@ -68,9 +70,9 @@ def add(line: Path, modality: Modality, given: pd.DataFrame) -> Added:
             rows = rows.drop_duplicates("sha256", keep="last")
             rows = rows[~rows["sha256"].isin(_known(line).keys())]
             if len(rows):
-                _copy(line, modality, str(batch), str(shard), rows, work)
-                new += len(rows)
-    return Added(new, changed)
+                kept = _copy(line, modality, str(batch), str(shard), rows, work)
+                new, gone = new + kept, gone + len(rows) - kept
+    return Added(new, changed, gone)
 
 
 def _known(line: Path) -> dict[str, str]:
@@ -101,8 +103,8 @@ def _labels(manifest: pd.DataFrame, given: pd.DataFrame, key: str) -> pd.DataFra
     return manifest.assign(label=label, defect=defect)
 
 
-def _copy(line: Path, modality: Modality, batch: str, shard: str, given: pd.DataFrame, work: Path) -> None:
-    """Bring the samples of one shard into a folder of their own, with their labels."""
+def _copy(line: Path, modality: Modality, batch: str, shard: str, given: pd.DataFrame, work: Path) -> int:
+    """Bring the samples of one shard into a folder of their own, with their labels; how many are still there."""
     source, partial = line / "scores" / batch / "samples" / shard, work / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -112,12 +114,15 @@ def _copy(line: Path, modality: Modality, batch: str, shard: str, given: pd.Data
     except (FileNotFoundError, DataError) as error:
         raise DataError(f"samples of batch {batch} have vanished meanwhile ({error}); run it again") from error
     manifest = pd.read_parquet(partial / "manifest.parquet")
+    if manifest.empty:
+        return 0
     _labels(manifest, given, "id").assign(split="").to_parquet(partial / "manifest.parquet", index=False)
     (partial / "rejected.parquet").unlink(missing_ok=True)
-    name = digest("\n".join(sorted(given["id"])).encode()).hexdigest()[:8]
+    name = digest("\n".join(sorted(manifest["id"])).encode()).hexdigest()[:8]
     place = line / SAMPLES / batch / f"{shard}-{name}"
     place.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(place)
+    return len(manifest)
 
 
 def _mirror(source: Path, target: Path) -> None:

@@ -143,7 +143,8 @@ class Modality(Protocol):
         """Cut `source` into sources of at most `size` samples, under `out`; memory does not grow with their number."""
 
     def thin(self, folder: Path, wanted: np.ndarray) -> None:
-        """Leave only the samples `wanted`, bool `(n,)` in the manifest's order, in a folder that `ingest` wrote."""
+        """Leave only the samples `wanted`, bool `(n,)` in the manifest's order, in a folder that `ingest` wrote, and of
+        these only those whose files are still there."""
 
     def describe(self, batch: Batch) -> pd.DataFrame:
         """Plain facts about each sample, one float or text column each, to compare with those of another batch."""

@@ -450,6 +450,18 @@ def test_labelled_images_are_linked_not_copied(tmp_path: Path, database: str) ->
     assert "has changed since it was ingested" in joined.unfit[0]
 
 
+def test_an_image_that_is_gone_since_it_was_scored_keeps_no_other_from_training(tmp_path: Path, database: str) -> None:
+    line, modality = tmp_path / "camera", Image(size=(48, 48))
+    scored(line, "night", modality, images(line / "night/shift", 6, 1), DECISIONS)
+    for name in ("1.png", "5.png"):  # one that is labelled and one that is not
+        (line / "scores/night/samples/00000/images" / name).unlink()
+    given = give(line, "id;label\n0.png;good\n1.png;bad\n")
+    assert labelled.add(line, modality, given.kept) == labelled.Added(new=1, changed=0, gone=1)
+    assert [path.name for path in (line / labelled.SAMPLES).rglob("*.png")] == ["0.png"]
+    again = give(line, "id;label\n1.png;bad\n")
+    assert labelled.add(line, modality, again.kept) == labelled.Added(gone=1)
+
+
 def test_words_and_columns_are_those_of_the_docs() -> None:
     text = (Path(__file__).parents[1] / "docs/labels.md").read_text(encoding="utf-8")
     assert all(f"`{word}`" in text for word in [*label_files.WORDS, *label_files.COLUMNS])

@@ -29,6 +29,30 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_folder_outlives_a_kill_while_another_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, replace = tmp_path / "out", Path.replace
+    target.mkdir()
+    (target / "a").write_text("1")
+
+    def killed(path: Path, to: Path) -> Path:
+        if to == target:
+            raise KeyboardInterrupt
+        return replace(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), whole_folder(target) as partial:
+            (partial / "a").write_text("2")
+    assert not target.exists()
+    with pytest.raises(RuntimeError), whole_folder(target):
+        assert (target / "a").read_text() == "1"
+        raise RuntimeError
+    assert (target / "a").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_file_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "x.txt"
     with pytest.raises(RuntimeError), whole_file(target) as partial:

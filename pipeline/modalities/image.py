@@ -136,12 +136,13 @@ class Image:
         return facts(batch)
 
     def thin(self, folder: Path, wanted: np.ndarray) -> None:
-        """Remove the files of the other images, and their rows from the manifest."""
+        """Remove the files of the other images, and their rows from the manifest; so those of images that are gone."""
         manifest = pd.read_parquet(folder / "manifest.parquet")
-        for row in manifest[~wanted].itertuples():
+        kept = wanted & np.array([(folder / path).is_file() for path in manifest["path"]], bool)
+        for row in manifest[~kept].itertuples():
             for name in filter(None, (row.path, row.mask)):
-                (folder / name).unlink()
-        manifest[wanted].to_parquet(folder / "manifest.parquet", index=False)
+                (folder / name).unlink(missing_ok=True)
+        manifest[kept].to_parquet(folder / "manifest.parquet", index=False)
 
     @cached_property
     def _canvas(self) -> Canvas:
