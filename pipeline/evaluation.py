@@ -178,7 +178,9 @@ def _local_curves(scored: Scored, modality: Modality, found: dict[str, float | i
 
 
 def _overlays(scores: Scores, samples: Samples, modality: Modality, calibration: Calibration, out: Path) -> None:
-    """Pictures of the worst errors, or of what comes nearest to one, by score and by class."""
+    """Pictures of the worst errors, or of what comes nearest to one, by score and by class; index.csv says which sample
+    each shows (id, path below `out`), the worst first."""
+    index: list[tuple[str, str]] = []
     rising = np.argsort(scores.sample, kind="stable")
     label = samples.label[rising]
     for name, worst in (
@@ -190,4 +192,7 @@ def _overlays(scores: Scores, samples: Samples, modality: Modality, calibration:
             folder.mkdir(parents=True, exist_ok=True)
             local = None if scores.local is None else scores.local[worst]
             drawn = Scores(scores.sample[worst], local)
-            modality.draw(batch, drawn, calibration.thresholds["alarm"], folder)
+            paths = modality.draw(batch, drawn, calibration.thresholds["alarm"], folder)
+            index += zip(batch.ids, (path.relative_to(out).as_posix() for path in paths), strict=True)
+    if index:
+        pd.DataFrame(index, columns=["id", "path"]).to_csv(out / "index.csv", index=False, lineterminator="\n")

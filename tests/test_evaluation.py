@@ -188,7 +188,10 @@ def test_the_worst_errors_are_drawn(part, calibration, tmp_path) -> None:
         "normals_scored_highest": [f"t{i:03d}" for i in range(39, 39 - WORST, -1)],
         "anomalies_scored_lowest": [f"t{i:03d}" for i in range(40, 40 + WORST)],
     }
-    assert len(list((tmp_path / "out" / "overlays").rglob("*.png"))) == 2 * WORST
+    index = pd.read_csv(tmp_path / "out/overlays/index.csv")
+    assert index["id"].tolist() == [name for each in modality.drawn.values() for name in each]
+    assert all((tmp_path / "out/overlays" / path).is_file() for path in index["path"])
+    assert len(list((tmp_path / "out" / "overlays").rglob("*.png"))) == len(index) == 2 * WORST
 
 
 @pytest.mark.parametrize("only", [0, 1])
@@ -250,7 +253,7 @@ def test_long_curves_are_thinned_but_keep_their_ends(calibration, tmp_path) -> N
             return Scores(np.array([int(name[1:]) for name in batch.ids], np.float32))
 
     modality = Pictures()
-    modality.draw = lambda batch, scores, threshold, out: []
+    modality.draw = lambda batch, scores, threshold, out: [out / f"{name}.png" for name in batch.ids]
     evaluate(Spread(), calibration, modality.samples(table), modality, tmp_path)
     roc = pd.read_csv(tmp_path / "roc.csv")
     assert len(roc) == POINTS
