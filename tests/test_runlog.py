@@ -128,9 +128,9 @@ def test_another_process_with_the_pid_of_a_killed_run_is_not_that_run(
 ) -> None:
     with runlog.run("score", "lines/a"):
         created = psutil.Process().create_time()
-        monkeypatch.setattr(psutil.Process, "create_time", lambda _: created + 3600)
-        assert runlog.mark_killed() == 1
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(psutil.Process, "create_time", lambda _: created + 3600)
+            assert runlog.mark_killed() == 1
     assert runlog.last().status.tolist() == ["done"]  # it was alive, and says so itself
 
 

@@ -100,7 +100,7 @@ def test_editing_one_candidate_leaves_the_others_up_to_date(checkout: Checkout, 
         stale = json.loads(checkout.run("dvc", "status", "--json", line="examples/wdbc"))
     finally:
         params.write_text(text)
-    assert set(stale) == {"train@knn", "calibrate@knn", "evaluate@knn", "publish"}
+    assert set(stale) == {"train@knn", "calibrate@knn", "evaluate@knn", "compare", "publish"}
 
 
 def test_push_wipe_pull_reproduce_gives_identical_hashes(checkout: Checkout, wdbc: str, tmp_path: Path) -> None:
