@@ -20,6 +20,7 @@ from pipeline.gate import Measured
 from pipeline.promotion import Answer
 from pipeline.tracking import Registry
 from tests import small_line
+from tests.conftest import copied
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +56,49 @@ def aliases() -> dict[str, int | None]:
     registry = tracking.connect()
     found = {alias: registry.alias("parts", alias) for alias in ("champion", "previous", "challenger")}
     return {alias: version.number for alias, version in found.items() if version}
+
+
+@pytest.fixture(scope="module")
+def first(line_that_ran: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small line and its store, in which version 1, the candidate few, is champion; not to change."""
+    folder = tmp_path_factory.mktemp("first")
+    copied(empty_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        line = Path(shutil.copytree(line_that_ran, folder / "line"))
+        publish(line, candidates=FEW)
+        promote(line)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after version 2, the candidate many, was published."""
+    folder = tmp_path_factory.mktemp("second")
+    copied(first / "mlflow.db", folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        publish(Path(shutil.copytree(first / "line", folder / "line")), candidates=MANY)
+    return folder
+
+
+def become(line: Path, folder: Path) -> None:
+    """Make the test's own line and store what they are in `folder`."""
+    shutil.rmtree(line)
+    shutil.copytree(folder / "line", line)
+    copied(folder / "mlflow.db", line.parent / "mlflow.db")
+
+
+@pytest.fixture
+def kept(line: Path, store: str, first: Path) -> None:
+    """Version 1, the candidate few, is champion."""
+    become(line, first)
+
+
+@pytest.fixture
+def challenged(line: Path, store: str, second: Path) -> None:
+    """Version 1, the candidate few, is champion, and version 2, the candidate many, was published since."""
+    become(line, second)
 
 
 def test_the_best_that_passes_becomes_champion_and_stays(line: Path, store: str) -> None:
@@ -158,9 +202,7 @@ def test_an_unusable_version_is_not_promoted(line: Path, store: str) -> None:
     ]
 
 
-def test_a_champion_tested_on_other_data_is_measured_again(line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
+def test_a_champion_tested_on_other_data_is_measured_again(line: Path, kept: None) -> None:
     champion = tracking.connect().version("parts", 1)
     raw = line / "data/raw/parts.csv"
     small_line.table(150, 30, seed=5).to_csv(raw, index=False)
@@ -178,9 +220,7 @@ def test_a_champion_tested_on_other_data_is_measured_again(line: Path, store: st
     assert report["champion"] == 2
 
 
-def test_a_champion_that_cannot_read_the_data_is_not_compared(line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
+def test_a_champion_that_cannot_read_the_data_is_not_compared(line: Path, kept: None) -> None:
     raw = line / "data/raw/parts.csv"
     small_line.table(150, 30, seed=5).rename(columns={"a": "other"}).to_csv(raw, index=False)
     small_line.write(line, small_line.PARAMS | {"candidates": MANY})
@@ -195,11 +235,8 @@ def test_a_champion_that_cannot_read_the_data_is_not_compared(line: Path, store:
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
 def test_a_move_that_fails_halfway_is_taken_back(
-    fails_at: int, line: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    fails_at: int, line: Path, challenged: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
-    publish(line, candidates=MANY)
     before = aliases()
     set_alias, calls = Registry.set_alias, []
 
@@ -243,9 +280,7 @@ def test_a_fresh_registry_asks_for_publishing_again(line: Path, store: str) -> N
     assert not (line / "reports/promotion.json").exists()
 
 
-def test_better_by_luck_is_not_promoted(line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
+def test_better_by_luck_is_not_promoted(line: Path, kept: None) -> None:
     publish(line, candidates=MANY, promote=INTERVAL)  # an AUROC of 1 instead of 0.97, on 45 normals and 30 anomalies
     report = promote(line)
     assert (report["decision"], report["champion"]) == ("refused", 1)
@@ -277,9 +312,7 @@ def test_a_report_that_is_gone_is_measured_again(line: Path, store: str) -> None
     small_line.pd.testing.assert_frame_equal(again.table, first.table)
 
 
-def test_thresholds_that_were_set_anew_count(line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
+def test_thresholds_that_were_set_anew_count(line: Path, kept: None) -> None:
     registry, test = tracking.connect(), hash_of_test(line)
     first = measured.measure(registry, registry.version("parts", 1), line, test)
     recalibration.recalibrate(params.read(line / "params.yaml"), line, {"alpha": 0.5})
@@ -289,10 +322,7 @@ def test_thresholds_that_were_set_anew_count(line: Path, store: str) -> None:
     assert again.table["score"].tolist() == first.table["score"].tolist()
 
 
-def test_nothing_moves_on_a_broken_trail(line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
-    publish(line, candidates=MANY)
+def test_nothing_moves_on_a_broken_trail(line: Path, challenged: None) -> None:
     promote(line)
     before = aliases()
     path = line / "audit.jsonl"
@@ -320,11 +350,8 @@ def test_a_trail_that_cannot_be_written_moves_nothing(line: Path, store: str) ->
 
 
 def test_a_registry_that_fails_at_the_very_end_takes_the_move_back(
-    line: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    line: Path, challenged: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
-    publish(line, candidates=MANY)
     note, failed = Registry.note, []
 
     def failing(self: Registry, name: str, notes: dict[str, str]) -> None:
@@ -380,11 +407,8 @@ def killed(line: Path, what: str, place: int, act: str) -> None:
     ("what", "place", "moved"), [("set_alias", 1, False), ("set_alias", 2, True), ("note", 2, True)]
 )
 def test_a_promotion_that_is_killed_is_settled_by_the_next(
-    what: str, place: int, moved: bool, line: Path, store: str
+    what: str, place: int, moved: bool, line: Path, challenged: None
 ) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
-    publish(line, candidates=MANY)
     killed(line, what, place, "promote")
     assert aliases()["champion"] == (2 if moved else 1)
     report = promote(line)
@@ -395,11 +419,8 @@ def test_a_promotion_that_is_killed_is_settled_by_the_next(
 
 @pytest.mark.parametrize(("what", "place", "moved"), [("set_alias", 1, False), ("note", 1, True)])
 def test_a_rollback_that_is_killed_is_settled_by_the_next(
-    what: str, place: int, moved: bool, line: Path, store: str
+    what: str, place: int, moved: bool, line: Path, challenged: None
 ) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
-    publish(line, candidates=MANY)
     promote(line)
     killed(line, what, place, "rollback")
     report = promote(line)
@@ -473,9 +494,7 @@ def test_with_manual_approval_the_champion_waits_for_a_word(line: Path, store: s
         ("", "nobody answered within 5 s", "version 2 was not approved: nobody answered within 5 s"),
     ],
 )
-def test_what_is_refused_leaves_the_champion(who: str, why: str, said: str, line: Path, store: str) -> None:
-    publish(line, candidates=FEW)
-    promote(line)
+def test_what_is_refused_leaves_the_champion(who: str, why: str, said: str, line: Path, kept: None) -> None:
     publish(line, candidates=MANY, promote=MANUAL)
     assert promote(line)["waits"] == 2
     report = promote(line, Answer(2, False, who, why))
