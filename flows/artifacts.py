@@ -82,11 +82,6 @@ def version(registered: str, number: int | None) -> None:
         _show(lambda: create_link_artifact(url, says, key=key("model", registered), description=says))
 
 
-def run_link(run_id: str, experiment: str) -> str:
-    """The address of a run on MLflow's page."""
-    return f"{mlflow_page()}/#/experiments/{experiment}/runs/{run_id}"
-
-
 def mlflow_page() -> str:
     """The address of MLflow's page, without any password: the server's own, or where `make ui` shows a local store."""
     uri = urlsplit(address.tracking_uri())
@@ -98,7 +93,7 @@ def mlflow_page() -> str:
 
 def key(kind: str, name: str) -> str:
     """What Prefect takes as a key: small letters, digits and dashes."""
-    return slugify(f"{kind} {name}", max_length=200) or "assay"
+    return f"{kind}-{slugify(name, max_length=200) or 'line'}"
 
 
 class Progress:

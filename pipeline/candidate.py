@@ -84,7 +84,7 @@ class Candidate:
     @property
     def about(self) -> str:
         """The candidate in a sentence, as Markdown."""
-        return f"Candidate `{self.name}`, a `{self.loaded.stored.key}`: {self.loaded.calibration.says()}."
+        return f"Candidate `{self.name}` (`{self.loaded.stored.key}`): {self.loaded.calibration.says()}."
 
     def history(self) -> list[dict[str, float]]:
         """history.csv as metrics per epoch or step."""

@@ -5,7 +5,7 @@ over one another. A figure of a defect, a group or a severity is `defect/hole.au
 metrics.json and wherever else it is asked for. Curves are metrics whose steps are their x.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from typing import Any
 from pipeline import curves
 
 CURVE, HISTORY = "curve/", "history/"
-DRAWN = 3  # pictures of each kind of error that are shown among a run's charts; all are among its artifacts
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description, in Markdown
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that they do not take it for a language model's
 ABOUT = (
     "One run per candidate of this line, one version of its registered model each; the alias `champion` scores.\n\n"
     "Select runs and *Compare* them: metrics have the same names in all. "
     "`curve/roc`: detection rate by the step, a percentage of false alarms. "
     "`curve/pr`: precision by the step, a percentage of recall. "
     "`curve/pro`: overlap of regions by the step, thousandths of false alarms among pixels. "
-    "`history/...`: what training said, by its step.\n\n"
+    "`history/...`: what training said, by its step. "
+    "`overlays/...`: the worst errors; a click shows them in full size.\n\n"
     "Filters: `tags.kind`, `tags.detector`, `tags.candidate`, `tags.line`, `tags.rule`, `tags.augment`, "
     "`tags.data_hash`, `tags.test_hash`, `tags.verdict`: `tags.verdict = 'promoted' and metrics.auroc > 0.9`."
 )
@@ -41,7 +42,7 @@ class Record:
     script: Path  # the model from code
     requirements: list[str] = field(default_factory=list)
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # name: {step: value}
-    pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # name, step, PNG file
+    pictures: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # PNG files by name
     about: str = ""  # Markdown
 
     def points(self) -> Iterator[tuple[str, float, int]]:
@@ -71,11 +72,27 @@ def shown_curves(report: Path) -> dict[str, dict[int, float]]:
     }
 
 
-def shown_pictures(report: Path) -> list[tuple[str, int, Path]]:
-    """The first overlays of each kind of error; their steps count them."""
+def shown_pictures(report: Path) -> dict[str, list[Path]]:
+    """The overlays of each kind of error, by a name so short that MLflow's pages show it whole."""
     kinds = sorted(path for path in (report / "overlays").glob("*") if path.is_dir())
-    return [
-        (f"overlays/{kind.name}", step, path)
-        for kind in kinds
-        for step, path in enumerate(sorted(kind.glob("*.png"))[:DRAWN])
-    ]
+    found = {f"overlays/{kind.name.partition('_')[0]}": sorted(kind.glob("*.png")) for kind in kinds}
+    return {name: files for name, files in found.items() if files}
+
+
+def sheet(files: Sequence[Path]) -> Any:
+    """The first pictures, one below the other, as a PIL image that is about square: MLflow's pages show squares."""
+    from PIL import Image
+
+    pictures: list[Any] = []
+    for file in files:
+        with Image.open(file) as opened:
+            pictures.append(opened.convert("RGB"))
+        width, height = max(one.width for one in pictures), sum(one.height for one in pictures)
+        if height >= 0.9 * width:
+            break
+    whole = Image.new("RGB", (width, height), "white")
+    top = 0
+    for one in pictures:
+        whole.paste(one, (0, top))
+        top += one.height
+    return whole

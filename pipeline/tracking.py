@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline import address
 from pipeline.address import shown
 from pipeline.errors import RegistryError
-from pipeline.run_record import ABOUT, NOTE, Record, plain
+from pipeline.run_record import ABOUT, KIND, NOTE, Record, plain, sheet
 
 for _name, _value in {  # a factory network is closed, and a server that is down is not worth minutes of waiting
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -235,8 +235,8 @@ class Registry:
             mlflow.start_run(experiment_id=self._experiment(name), run_name=record.title, tags=noted) as run,
         ):
             self._log(run.info.run_id, record)
-            for key, step, picture in record.pictures:
-                self.client.log_image(run.info.run_id, mlflow.Image(str(picture)), key=_key(key), step=step)
+            for key, files in record.pictures.items():
+                self.client.log_image(run.info.run_id, sheet(files), key=_key(key), step=0)
             self.client.log_artifacts(run.info.run_id, str(record.artifacts))
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -263,7 +263,7 @@ class Registry:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             root = address.artifact_root(self.uri)
-            return self.client.create_experiment(name, root and f"{root}/{_key(name)}", tags={NOTE: ABOUT})
+            return self.client.create_experiment(name, root and f"{root}/{_key(name)}", tags={NOTE: ABOUT, **KIND})
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id

@@ -53,9 +53,10 @@ class Watched:
             self.outside.append(url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, started once for each worker."""
+    """Chromium, started once for each file of tests: while it runs, this thread looks as if an event loop ran in it,
+    and Prefect's clients would give coroutines to tests that come after."""
     path = executable()
     if path is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")

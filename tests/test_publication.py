@@ -90,7 +90,7 @@ def test_runs_line_up_on_mlflows_pages(line: Path, store: str) -> None:
         assert max(roc, key=lambda point: point.step).value == 1.0
         assert run.data.tags["mlflow.loggedImages"] == "True"
         pictures = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
-        assert any(path.startswith("images/overlays~normals_scored_highest+step+2+") for path in pictures)
+        assert any(path.startswith("images/overlays~normals+step+0+") for path in pictures)
         assert name in run.data.tags["mlflow.note.content"]
     found = client.search_runs(
         [runs["few"].info.experiment_id],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline import run_record
 
@@ -26,16 +27,16 @@ def test_a_curve_keeps_its_name() -> None:
     assert run_record.plain("curve/roc") == "curve/roc"
 
 
-def test_some_pictures_of_each_kind_are_shown(tmp_path: Path) -> None:
+def test_pictures_of_an_error_are_shown_on_one_sheet(tmp_path: Path) -> None:
     for kind in ("anomalies_scored_lowest", "normals_scored_highest"):
         (tmp_path / "overlays" / kind).mkdir(parents=True)
         for index in range(5):
-            (tmp_path / "overlays" / kind / f"{index}.png").touch()
+            Image.new("RGB", (90, 30), (50 * index, 0, 0)).save(tmp_path / "overlays" / kind / f"{index}.png")
+    (tmp_path / "overlays/empty_ones").mkdir()
     found = run_record.shown_pictures(tmp_path)
-    assert [(name, step, path.name) for name, step, path in found[:4]] == [
-        ("overlays/anomalies_scored_lowest", 0, "0.png"),
-        ("overlays/anomalies_scored_lowest", 1, "1.png"),
-        ("overlays/anomalies_scored_lowest", 2, "2.png"),
-        ("overlays/normals_scored_highest", 0, "0.png"),
-    ]
-    assert run_record.shown_pictures(tmp_path / "none") == []
+    assert list(found) == ["overlays/anomalies", "overlays/normals"]
+    sheet = run_record.sheet(found["overlays/normals"])
+    assert sheet.size == (90, 90)
+    assert [sheet.getpixel((45, y))[0] for y in (15, 45, 75)] == [0, 50, 100]
+    assert run_record.sheet(found["overlays/normals"][:1]).size == (90, 30)
+    assert run_record.shown_pictures(tmp_path / "none") == {}

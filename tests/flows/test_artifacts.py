@@ -91,5 +91,5 @@ def test_links_go_to_the_servers_page_without_a_password(uri: str, page: str, mo
 
 def test_keys_are_what_prefect_takes() -> None:
     assert artifacts.key("batch", "Öl & Gas/7 <b>") == "batch-ol-gas-7-b"
-    assert artifacts.key("", "😀") == "assay"
-    assert len(artifacts.key("batch", "x" * 999)) == 200
+    assert artifacts.key("summary", ".") == artifacts.key("summary", "😀") == "summary-line"
+    assert len(artifacts.key("batch", "x" * 999)) == 206
