@@ -79,7 +79,7 @@ def rewritten(text: str) -> str:
     lines: list[str] = []
     stage, waiting = "", False
     for line in text.splitlines():
-        if found := re.fullmatch(r"  (\w+):", line):
+        if found := re.fullmatch(r"  (\w+):( #.*)?", line):
             stage = found[1]
         if line.lstrip().startswith("- ${root}/"):
             waiting = True
