@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline import curves
 
 CURVE, HISTORY = "curve/", "history/"
@@ -73,10 +75,12 @@ def shown_curves(report: Path) -> dict[str, dict[int, float]]:
 
 
 def shown_pictures(report: Path) -> dict[str, list[Path]]:
-    """The overlays of each kind of error, by a name so short that MLflow's pages show it whole."""
-    kinds = sorted(path for path in (report / "overlays").glob("*") if path.is_dir())
-    found = {f"overlays/{kind.name.partition('_')[0]}": sorted(kind.glob("*.png")) for kind in kinds}
-    return {name: files for name, files in found.items() if files}
+    """The overlays of each kind of error, the worst first, by a name so short that MLflow's pages show it whole."""
+    index = report / "overlays/index.csv"
+    found: dict[str, list[Path]] = {}
+    for path in pd.read_csv(index)["path"] if index.is_file() else ():
+        found.setdefault(f"overlays/{path.partition('_')[0]}", []).append(index.parent / path)
+    return found
 
 
 def sheet(files: Sequence[Path]) -> Any:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -32,11 +33,14 @@ def test_pictures_of_an_error_are_shown_on_one_sheet(tmp_path: Path) -> None:
         (tmp_path / "overlays" / kind).mkdir(parents=True)
         for index in range(5):
             Image.new("RGB", (90, 30), (50 * index, 0, 0)).save(tmp_path / "overlays" / kind / f"{index}.png")
-    (tmp_path / "overlays/empty_ones").mkdir()
+    order = [
+        f"{kind}/{index}.png" for kind in ("normals_scored_highest", "anomalies_scored_lowest") for index in (3, 0, 4)
+    ]
+    pd.DataFrame({"id": "x", "path": order}).to_csv(tmp_path / "overlays/index.csv", index=False)
     found = run_record.shown_pictures(tmp_path)
-    assert list(found) == ["overlays/anomalies", "overlays/normals"]
+    assert list(found) == ["overlays/normals", "overlays/anomalies"]
     sheet = run_record.sheet(found["overlays/normals"])
     assert sheet.size == (90, 90)
-    assert [sheet.getpixel((45, y))[0] for y in (15, 45, 75)] == [0, 50, 100]
+    assert [sheet.getpixel((45, y))[0] for y in (15, 45, 75)] == [150, 0, 200]  # the worst first
     assert run_record.sheet(found["overlays/normals"][:1]).size == (90, 30)
     assert run_record.shown_pictures(tmp_path / "none") == {}
