@@ -299,6 +299,7 @@ async function look() {
 function mount() {
   view.mount();
   heat.mount();
+  $("input[name=who]")?.select(); // typing replaces the name that is offered
   setTimeout(ahead, 150, false);
 }
 
