@@ -47,6 +47,8 @@ def labels(line: str = ".", file: str | None = None) -> dict[str, Any]:
     report["quality"] = feedback.quality(given.promote.name)
     rows = [{"what": row[0], "value": row[1]} for row in figures(report["quality"])]
     artifacts.table(rows, "labels", given.promote.name, says(report))
+    judged = report["quality"]["version"]
+    artifacts.version(given.promote.name, int(judged.iloc[-1]) if len(judged) else None)
     return report
 
 

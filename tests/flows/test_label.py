@@ -84,6 +84,7 @@ def test_from_a_scored_batch_to_the_next_training(ready: Path, prefect: None) ->
     assert row["precision"] == truth[alarms.astype(int)].mean()
     assert row["labelled_accepted"] == 3
     assert f"{row['precision']:.1%}" in Artifact.get("labels-parts").data
+    assert f"versions/{row['version']}" in Artifact.get("model-parts").data
     assert (ready / DVC).exists()
 
     assert "Running stage 'ingest'" in dvc(ready, "repro", "ingest")
