@@ -30,8 +30,8 @@ the rule below each table.
 
 """
 IMAGES = """\
-Speed: milliseconds to train on one image and to score one, decoding included, the median over the sets, on two CPU
-cores; below {bounds[0]} is fast, below {bounds[1]} medium.
+Speed: milliseconds to train on one image and to score one, decoding included, the median over the sets that were
+timed, on two CPU cores; below {bounds[0]} is fast, below {bounds[1]} medium.
 
 ### Images, measured
 
