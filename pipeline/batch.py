@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline import recalibration, results, review, shards, sources, tracking, urls
+from pipeline.downloaded import MODELS
 from pipeline.errors import AssayError, DataError, ModelError, RegistryError
 from pipeline.files import scratch_folder, whole_folder
 from pipeline.model import CALIBRATION
@@ -32,7 +33,6 @@ from pipeline.tracking import Registry, Version
 SCORES = Path("scores")
 WORK = Path(".assay/batch")  # of the run at work
 UNFINISHED = Path(".assay/batches")  # finished shards of batches that are not
-MODELS = Path(".assay/models")
 KEPT = 3  # models, and unfinished batches, that stay on disk
 Engine = Callable[[list[Job]], None]
 

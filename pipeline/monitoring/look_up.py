@@ -4,9 +4,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import recalibration, threshold, tracking
-from pipeline.batch import MODELS
-from pipeline.errors import ModelError, RegistryError
+from pipeline import downloaded, recalibration, tracking
+from pipeline.errors import RegistryError
 from pipeline.model import CALIBRATION
 from pipeline.monitoring.reference import COUNTS, FOLDER, INPUTS, TAG, Reference
 from pipeline.threshold import Calibration
@@ -18,10 +17,9 @@ def of(report: dict[str, Any]) -> tuple[Calibration, Reference | None]:
     the version has been given another one since. The copies that scoring left on this machine come first, so that a
     version may have vanished from the registry meanwhile. Raises RegistryError when it is nowhere."""
     line = Path(report["folder"]).parents[1]
-    copies = (line / MODELS / report["name"]).glob(f"v{report['version']}-*/{CALIBRATION}")
-    for path in sorted(copies, key=lambda path: path.stat().st_mtime, reverse=True):
-        if (found := _judged(path, report)) is not None:
-            folder = path.parent / FOLDER
+    for copy in downloaded.copies(line, report):
+        if (found := downloaded.judged(copy / CALIBRATION, report)) is not None:
+            folder = copy / FOLDER
             return found, Reference.read(folder) if folder.is_dir() else None
     registry = tracking.connect()
     version = registry.version(report["name"], report["version"])
@@ -30,20 +28,11 @@ def of(report: dict[str, Any]) -> tuple[Calibration, Reference | None]:
     with TemporaryDirectory(prefix="assay-monitor-") as work:
         folder, now = recalibration.download(registry, version, Path(work))
         for path in (now, folder / CALIBRATION):
-            if (found := _judged(path, report)) is not None:
+            if (found := downloaded.judged(path, report)) is not None:
                 return found, reference_of(registry, version)
     raise RegistryError(
         f"the calibration that judged batch {report['batch']} of {version.name} version {version.number} is gone"
     )
-
-
-def _judged(path: Path, report: dict[str, Any]) -> Calibration | None:
-    """The calibration at `path`, if it promises what the report says."""
-    try:
-        found = threshold.read(path)
-    except ModelError:
-        return None
-    return found if found.says() == report["promise"] else None
 
 
 def reference_of(registry: Registry, version: Version) -> Reference | None:

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
+from pipeline.label_quality import DECISIONS
 from pipeline.protocols import ANOMALOUS, NORMAL
 from pipeline.reports.document import Block, Table, Text, short
 from pipeline.reports.evaluated import Evaluated
-from pipeline.reports.passages import DECISIONS, GROUPS, figure, more, rate
+from pipeline.reports.passages import GROUPS, figure, more, rate
 
 UNNAMED = "(no name)"
 ALARM = "reject"

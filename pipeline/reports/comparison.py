@@ -10,12 +10,13 @@ from pipeline import paired
 from pipeline.candidate import Candidate
 from pipeline.curves import CURVES
 from pipeline.files import sha256
+from pipeline.label_quality import DECISIONS
 from pipeline.params import Params
 from pipeline.protocols import ANOMALOUS, NORMAL
 from pipeline.reports import disagreements, laid_over
 from pipeline.reports.document import NONE, Block, Chart, Document, Section, Table, Text
 from pipeline.reports.evaluated import Evaluated
-from pipeline.reports.passages import DECISIONS, counted, figure, rate, share
+from pipeline.reports.passages import counted, figure, rate, share
 
 COLUMNS = {  # key of metrics.json and heading; one that no candidate has is left out
     "auroc": "AUROC",

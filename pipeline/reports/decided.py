@@ -4,12 +4,13 @@ test."""
 import numpy as np
 import pandas as pd
 
+from pipeline.label_quality import DECISIONS
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN
 from pipeline.reports import charts
 from pipeline.reports.charts import Kept, Series
 from pipeline.reports.document import Block, Chart, Table, Text
 from pipeline.reports.evaluated import Evaluated
-from pipeline.reports.passages import DECISIONS, PERCENT, between, counted, figure, share, spread, thresholds
+from pipeline.reports.passages import PERCENT, between, counted, figure, share, spread, thresholds
 from pipeline.rules.false_alarm_rate import FalseAlarmRate
 
 CURVES = {"roc": ("ROC curve", "auroc"), "pr": ("Precision and recall", "ap"), "pro": ("Per-region overlap", "aupro")}

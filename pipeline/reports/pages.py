@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import promotion, recalibration, tracking
-from pipeline.batch import MODELS, SCORES, read_report
+from pipeline import downloaded, promotion, recalibration, tracking
+from pipeline.batch import SCORES, read_report
 from pipeline.candidate import Candidate
 from pipeline.champion import CHAMPION
 from pipeline.errors import DataError, LineError, RegistryError
@@ -116,8 +116,7 @@ def _number(batches: pd.DataFrame, name: str) -> int:
 
 def _model(folder: Path, report: dict[str, Any]) -> Path | None:
     """The folder of the model that scored a batch, where a copy lies on this machine."""
-    copies = (folder.parents[1] / MODELS / report["name"]).glob(f"v{report['version']}-*/model")
-    return max(copies, key=lambda path: path.stat().st_mtime, default=None)
+    return next((copy / "model" for copy in downloaded.copies(folder.parents[1], report)), None)
 
 
 def _version(registry: Registry, name: str, entry: dict[str, Any]) -> Version:

@@ -20,7 +20,6 @@ DRIFT = (
     "Above: the share of alarms of each batch, against what the promise allows. Below: evidence that scores are no "
     "longer those of the calibration; by chance it hardly ever reaches the threshold."
 )
-DECISIONS = ("accept", "review", "reject")
 
 
 def share(value: float) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import threshold
+from pipeline import downloaded, threshold
 from pipeline.errors import AssayError
 from pipeline.model import CALIBRATION, Model, groups
 from pipeline.protocols import Modality
 
-MODELS = Path(".assay/models")  # where batch.py keeps what it downloaded
 ASLEEP, LOADING, READY, FAILED = "asleep", "loading", "ready", "failed"
 
 
@@ -42,7 +41,8 @@ class Scorer:
         with self._lock:
             if not self._looked:
                 self._looked = True
-                self._calibration = self._same_promise(self._folders())
+                found = (downloaded.judged(copy / CALIBRATION, self._report) for copy in self._copies())
+                self._calibration = next(filter(None, found), None)
         found = self._calibration
         if found is None:
             return None
@@ -63,25 +63,12 @@ class Scorer:
             self.state, self.why = FAILED, "this detector does not tell which places are odd"
         return found
 
-    def _folders(self) -> list[Path]:
-        name, number = str(self._report.get("name", "")), self._report.get("version")
-        found = (self._line / MODELS / name).glob(f"v{number}-*/{CALIBRATION}") if name else ()
-        return sorted((path.parent for path in found), key=lambda p: p.stat().st_mtime, reverse=True)
-
-    def _same_promise(self, folders: list[Path]) -> threshold.Calibration | None:
-        """The calibration that says what the batch's report says: a version may have been given others since."""
-        for folder in folders:
-            try:
-                found = threshold.read(folder / CALIBRATION)
-            except AssayError:
-                continue
-            if found.says() == self._report.get("promise"):
-                return found
-        return None
+    def _copies(self) -> list[Path]:
+        return downloaded.copies(self._line, self._report)
 
     def _load(self) -> None:
         try:
-            folder = next(iter(self._folders()), None) or self._downloaded()
+            folder = next(iter(self._copies()), None) or self._downloaded()
             self._model = Model.load(folder / "model", folder / CALIBRATION)
             self.state = READY
         except AssayError as error:

@@ -16,7 +16,6 @@ A page is worked through from top to bottom, in one bash for each block, from th
 import argparse
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/tutorials/images.md", "docs/tutorials/tables.md", "docs/own-detector.md")
@@ -89,13 +90,7 @@ def missing(expected: str, said: str) -> str | None:
 def copy(to: Path) -> Path:
     """What git tracks or would track, as a repository of its own, with this checkout's environment."""
     place = to / "assay"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists() or (ROOT / name).is_symlink():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name, follow_symlinks=False)
+    tracked.copy(place)
     (place / ".venv").symlink_to(ROOT / ".venv")
     for name in ("requirements.lock", "pyproject.toml"):
         os.utime(place / name, (0, 0))  # older than the installation, so that make does not ask for another

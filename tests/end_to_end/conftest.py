@@ -1,7 +1,6 @@
 """A clone of this checkout in an empty place with an empty HOME, as a stranger would have it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import sha256
+from tests import tracked
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,13 +62,7 @@ def clone(to: Path) -> Checkout:
     """Copy what git tracks or would track (links as links) to `to`/checkout, as one commit of its own."""
     place, home = to / "checkout", to / "home"
     home.mkdir()
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists() or (ROOT / name).is_symlink():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name, follow_symlinks=False)
+    tracked.copy(place)
     checkout = Checkout(place, home)
     checkout.run("git", "init", "--quiet")
     checkout.run("git", "add", "--all")
