@@ -70,3 +70,21 @@ def blend(image: np.ndarray, texture: np.ndarray, where: np.ndarray, opacity: fl
     """uint8 `image` `(3, h, w)` with `texture` laid over it inside `where` `(h, w)`: equation 2, opacity 1 - beta."""
     mixed = (1 - opacity) * image.astype(np.float32) + opacity * texture
     return np.where(where, np.rint(np.clip(mixed, 0, 255)), image).astype(np.uint8)
+
+
+def corrupted(
+    images: np.ndarray,
+    i: int,
+    rng: np.random.Generator,
+    chance: float = 0.5,
+    opacity: tuple[float, float] = (0.2, 1.0),
+    finest: int = 5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image i of uint8 `(n, 3, h, w)` as it is or, with `chance`, with a texture from the batch blended in; and the
+    mask, bool `(h, w)`. `opacity` is 1 - beta of the paper, drawn evenly."""
+    image = images[i]
+    if rng.random() >= chance:
+        return image, np.zeros(image.shape[1:], bool)
+    where = mask(image.shape[1:], finest, rng)
+    texture = foreign(images[rng.integers(len(images))], rng)
+    return blend(image, texture, where, float(rng.uniform(*opacity))), where

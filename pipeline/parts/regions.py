@@ -32,6 +32,15 @@ def largest(maps: Tensor, inside: Tensor) -> Tensor:
     return maps.masked_fill(~inside, -torch.inf).amax(dim=(1, 2))
 
 
+def top_mean(maps: Tensor, inside: Tensor, share: float) -> Tensor:
+    """Mean `(n,)` of the largest `share` of the values of `maps` `(n, h', w')` that count, of one at least."""
+    counts = inside.flatten(1).sum(dim=1)
+    wanted = (counts * share).ceil().clamp(min=1)
+    ordered = maps.masked_fill(~inside, -torch.inf).flatten(1).sort(dim=1, descending=True).values
+    first = torch.arange(ordered.shape[1], device=maps.device)[None] < wanted[:, None]
+    return ordered.masked_fill(~first, 0).sum(dim=1) / wanted
+
+
 def enlarged(maps: Tensor, size: tuple[int, int], smooth: float, inside: Tensor) -> Tensor:
     """`maps` `(n, h', w')` at the image's `size` (h, w): bilinear, then a Gaussian blur whose sigma is the share
     `smooth` of the shorter side, edges reflected. Positions that do not count lend nothing to their neighbours."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
 from pipeline.protocols import Samples
 
@@ -32,13 +31,6 @@ def drawn(x: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(x) <= most:
         return x
     return x[np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))]
-
-
-def must_be_fitted(detector: object, attribute: str) -> None:
-    """Raise NotFittedError, naming the file of `detector`, when it has no fitted `attribute` yet."""
-    if not hasattr(detector, attribute):
-        key = type(detector).__module__.removeprefix("pipeline.detectors.").replace(".", "/")
-        raise NotFittedError(f"{key} must be fitted before it scores")
 
 
 def by_column(encoder: Columns, parts: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:

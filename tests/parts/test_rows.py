@@ -5,7 +5,8 @@ import pytest
 from pipeline.detectors.table.knn import KNN
 from pipeline.errors import NotFittedError
 from pipeline.parts.columns import Columns
-from pipeline.parts.rows import ablation, by_column, must_be_fitted
+from pipeline.parts.fitted import must_be_fitted
+from pipeline.parts.rows import ablation, by_column
 
 FRAME = pd.DataFrame(
     {"n": [1.0, 2.0, 3.0, np.nan], "on": [True, True, False, True], "text": ["b", "a", "b", None]}, index=list("wxyz")

@@ -19,8 +19,9 @@ from annotated_types import Ge, Le
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.portfolio import MEMBERS, Portfolio
-from pipeline.parts.rows import ablation, drawn, learned, must_be_fitted, read
+from pipeline.parts.rows import ablation, drawn, learned, read
 from pipeline.parts.supervised import Learners, auroc
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals

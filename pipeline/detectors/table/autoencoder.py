@@ -18,8 +18,9 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.progress import tracked
-from pipeline.parts.rows import by_column, learned, must_be_fitted
+from pipeline.parts.rows import by_column, learned
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 

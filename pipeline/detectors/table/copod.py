@@ -11,7 +11,8 @@ import pandas as pd
 from annotated_types import Ge
 
 from pipeline.parts.columns import Columns
-from pipeline.parts.rows import by_column, drawn, learned, must_be_fitted
+from pipeline.parts.fitted import must_be_fitted
+from pipeline.parts.rows import by_column, drawn, learned
 from pipeline.parts.tails import Tails
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals

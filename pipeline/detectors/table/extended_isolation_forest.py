@@ -13,8 +13,9 @@ from annotated_types import Ge, Le
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.isolation import expected_path
-from pipeline.parts.rows import ablation, learned, must_be_fitted
+from pipeline.parts.rows import ablation, learned
 from pipeline.parts.trees import Trees
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals

@@ -11,8 +11,9 @@ import pandas as pd
 from annotated_types import Ge, Gt, Le
 
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.histograms import Histograms
-from pipeline.parts.rows import by_column, learned, must_be_fitted
+from pipeline.parts.rows import by_column, learned
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 

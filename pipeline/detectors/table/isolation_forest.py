@@ -12,8 +12,9 @@ import pandas as pd
 from annotated_types import Ge, Gt, Le
 
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.isolation import isolating, isolation
-from pipeline.parts.rows import ablation, learned, must_be_fitted
+from pipeline.parts.rows import ablation, learned
 from pipeline.parts.trees import Trees
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals

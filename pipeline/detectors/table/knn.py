@@ -13,8 +13,9 @@ from annotated_types import Ge
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.nearest import Nearest
-from pipeline.parts.rows import by_column, drawn, learned, must_be_fitted
+from pipeline.parts.rows import by_column, drawn, learned
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 

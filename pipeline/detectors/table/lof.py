@@ -13,8 +13,9 @@ from annotated_types import Ge
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.nearest import Nearest, others
-from pipeline.parts.rows import ablation, drawn, learned, must_be_fitted
+from pipeline.parts.rows import ablation, drawn, learned
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 

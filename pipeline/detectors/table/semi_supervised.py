@@ -19,8 +19,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.progress import tracked
-from pipeline.parts.rows import ROWS, ablation, learned, must_be_fitted
+from pipeline.parts.rows import ROWS, ablation, learned
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
 

@@ -16,7 +16,8 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.errors import DataError
 from pipeline.parts.columns import Columns
-from pipeline.parts.rows import ablation, learned, must_be_fitted
+from pipeline.parts.fitted import must_be_fitted
+from pipeline.parts.rows import ablation, learned
 from pipeline.parts.trees import Trees
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals, presumed_normal

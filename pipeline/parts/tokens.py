@@ -1,0 +1,47 @@
+"""Maps of any backbone as tokens on one grid, and back."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import DataError
+
+LEAST = 2  # positions down and across below which there is nothing to attend to
+
+
+def on_grid(levels: Sequence[Tensor], grid: tuple[int, int] | None = None) -> list[Tensor]:
+    """Every level `(n, c, h', w')` at the resolution `grid`, of the coarsest level if None: means of the values behind
+    a position where it has more, bilinear where it has fewer.
+
+    Raises DataError when the grid has fewer than LEAST x LEAST positions: such a backbone gives no tokens."""
+    height, width = grid or min((level.shape[2:] for level in levels), key=lambda size: size[0] * size[1])
+    if min(height, width) < LEAST:
+        raise DataError(
+            f"the backbone gives {height} x {width} tokens of an image, at least {LEAST} x {LEAST} are needed:"
+            " take finer levels or larger images"
+        )
+    found = []
+    for level in levels:
+        if level.shape[2] > height or level.shape[3] > width:
+            found.append(F.adaptive_avg_pool2d(level, (height, width)))
+        elif level.shape[2:] == (height, width):
+            found.append(level)
+        else:
+            found.append(F.interpolate(level, (height, width), mode="bilinear", align_corners=False))
+    return found
+
+
+def tokens(maps: Tensor) -> Tensor:
+    """`(n, c, h, w)` as `(n, h w, c)`, row by row."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def laid_out(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`(n, h w, c)` as `(n, c, h, w)`: the way back."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def cosine_distance(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
+    """1 minus the cosine of the angle between `a` and `b` along `dim`: 0 for the same direction, at most 2."""
+    return 1 - F.cosine_similarity(a, b, dim=dim)
