@@ -15,14 +15,15 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import DataError, ModelError, NotFittedError
-from pipeline.parts import features, perlin
+from pipeline.errors import DataError
+from pipeline.parts import features, nets, perlin
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.losses import focal, truncated_l1
 from pipeline.parts.moments import Moments, standardised
-from pipeline.parts.progress import Progress, tracked
+from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -99,28 +100,23 @@ class SuperSimpleNet:
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-5)
         cuts = [round(0.8 * self.steps), round(0.9 * self.steps)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.4)
-        history = []
-        for _ in tracked(range(self.steps), self.steps, "training", "steps"):
+
+        def losses(_: int) -> dict[str, Tensor]:
             maps, target, inside, label = self._drawn(held, rng)
             noise, spots = self._noise(target, inside, maps.shape[1], rng, generator)
             target = torch.cat([target, target.masked_fill(spots, ANOMALOUS)]).to(where)
             label = torch.cat([label, label.masked_fill(spots.flatten(1).any(dim=1), ANOMALOUS)]).to(where)
             inside = torch.cat([inside, inside]).to(where)
-            with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
-                odd, logit = net(torch.cat([maps, maps]).to(where), inside, noise.to(where))
-            parts = {
+            odd, logit = net(torch.cat([maps, maps]).to(where), inside, noise.to(where))
+            known = inside & (target != UNKNOWN)
+            return {
                 "l1": truncated_l1(odd.float(), target, inside),
-                "focal": focal(
-                    odd.float()[inside & (target != UNKNOWN)], target[inside & (target != UNKNOWN)], self.gamma
-                ),
+                "focal": focal(odd.float()[known], target[known], self.gamma),
                 "classify": focal(logit.float(), label, self.gamma),
             }
-            optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(parts.values())).sum().backward()
-            optimiser.step()
-            schedule.step()
-            history.append({"step": len(history) + 1, **{name: float(loss.detach()) for name, loss in parts.items()}})
-        self.net_, self.mean_, self.spread_ = net.eval().requires_grad_(False), held.mean, held.spread
+
+        history = nets.train(optimiser, range(self.steps), self.steps, losses, schedule)
+        self.net_, self.mean_, self.spread_ = nets.frozen(net), held.mean, held.spread
         self.size_, self.hash_, self.history_ = held.size, self._features.hash, history
         taught = "head" if (held.label == ANOMALOUS).any() else "map"
         self.by_ = taught if self.image_score == "auto" else self.image_score
@@ -129,7 +125,7 @@ class SuperSimpleNet:
     def score(self, batch: Batch) -> Scores:
         """Maps `(n, h, w)`, the segmentation head's; scores `(n,)`, the classification head's logit or the largest of
         the map."""
-        self._fitted()
+        must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
             maps = standardised(features.patches(self._features.maps(images), batch), self.mean_, self.spread_)
@@ -141,29 +137,19 @@ class SuperSimpleNet:
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:
-        self._fitted()
-        arrays = {f"net.{name}": tensor.cpu().numpy() for name, tensor in self.net_.state_dict().items()}
-        arrays |= {"mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy(), **self._features.arrays()}
+        must_be_fitted(self, "net_")
+        arrays = nets.arrays(self.net_) | self._features.arrays()
+        arrays |= {"mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy()}
         return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_, "image_score": self.by_})
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
         where = self._features.device
-        arrays = {name: torch.from_numpy(np.array(array)) for name, array in state.arrays.items()}
-        self.mean_, self.spread_ = arrays["mean"].to(where), arrays["spread"].to(where)
-        net = Heads(len(self.mean_), self.hidden, self.width)
-        try:
-            net.load_state_dict({n.removeprefix("net."): a for n, a in arrays.items() if n.startswith("net.")})
-        except RuntimeError as error:
-            raise ModelError(f"the stored heads do not fit these hyperparameters: {error}") from error
-        self.net_ = net.to(where).eval().requires_grad_(False)
+        self.mean_, self.spread_ = (torch.from_numpy(np.array(state.arrays[k])).to(where) for k in ("mean", "spread"))
+        self.net_ = nets.restored(Heads(len(self.mean_), self.hidden, self.width), state.arrays).to(where)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self.by_ = state.meta["image_score"]
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "net_"):
-            raise NotFittedError("SuperSimpleNet must be fitted before it can score or be saved")
 
     def _held(self, some: Samples) -> "Held":
         """Merged maps of as many images as `cache` holds, drawn evenly, with what is known of their positions."""
