@@ -3,7 +3,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from pipeline.parts.regions import counted, enlarged, largest, pooled
+from pipeline.parts.regions import counted, enlarged, largest, pooled, top_mean
 from tests.pictures import SIDE, stripes, view, whole
 
 CPU = torch.device("cpu")
@@ -41,3 +41,11 @@ def test_what_does_not_count_lends_nothing() -> None:
     maps[:, :, 4:] = 1000
     found = enlarged(maps, (32, 32), 0.05, inside)
     np.testing.assert_allclose(found[0, :, :16], 1, rtol=1e-5)
+
+
+def test_the_mean_of_the_top_takes_a_share_of_what_counts_and_one_at_least() -> None:
+    maps = torch.arange(8.0).view(2, 2, 2)
+    inside = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]])
+    np.testing.assert_allclose(top_mean(maps, inside, 0.5), [(2 + 1) / 2, (7 + 6) / 2])  # of 3 values 2, of 4 also 2
+    np.testing.assert_allclose(top_mean(maps, inside, 0.01), [2, 7])
+    np.testing.assert_allclose(top_mean(maps, inside, 1.0), [1, 5.5])

@@ -14,11 +14,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import DataError, ModelError, NotFittedError
+from pipeline.errors import DataError, ModelError
 from pipeline.parts import features, perlin
 from pipeline.parts.device import device, seeded
 from pipeline.parts.draws import shuffled
 from pipeline.parts.features import Backbone, BackboneField, Features
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.image_folder import Folder
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Moments, standardised
@@ -115,14 +116,14 @@ class EfficientAD:
     def score(self, batch: Batch) -> Scores:
         """Maps `(n, h, w)`: the mean of the student's and the autoencoder's, each 0 at the 0.9 and 0.1 at the 0.995
         quantile of its values on held out normals; scores `(n,)`, their largest value that counts."""
-        self._fitted()
+        must_be_fitted(self, "nets_")
         maps = self._maps(batch, normalised=True).mean(dim=1)
         local = enlarged(maps, self.size_, 0.0, counted(batch, maps.shape[1:], maps.device))
         sample = largest(local, counted(batch, self.size_, local.device))
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:
-        self._fitted()
+        must_be_fitted(self, "nets_")
         arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in self.nets_.state_dict().items()}
         return State(arrays, {"size": list(self.size_), "out": self.nets_.out})
 
@@ -136,10 +137,6 @@ class EfficientAD:
         self.nets_ = nets.to(device(), memory_format=torch.channels_last).eval().requires_grad_(False)
         self.size_ = size
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "nets_"):
-            raise NotFittedError("EfficientAD must be fitted before it can score or be saved")
 
     def _described(self, backbone: Features, images: np.ndarray) -> Tensor:
         """Patch features `(n, c, h', w')` of uint8 images `(n, 3, h, w)`, at most `dims` of them."""

@@ -14,9 +14,10 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import DataError, NotFittedError
+from pipeline.errors import DataError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, pooled
@@ -78,7 +79,7 @@ class Gaussian:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` in standard deviations, summed over levels; maps `(n, h, w)` only with `maps`."""
-        self._fitted()
+        must_be_fitted(self, "pooled_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
             levels = self._features.maps(images)
@@ -89,18 +90,18 @@ class Gaussian:
 
     def embed(self, batch: Batch) -> np.ndarray:
         """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
-        self._fitted()
+        must_be_fitted(self, "pooled_")
         return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
 
     @property
     def degrees(self) -> tuple[int, ...]:
         """Degrees of freedom of the chi-square distribution that squared distances of each level follow if features
         are Gaussian (section 3.3)."""
-        self._fitted()
+        must_be_fitted(self, "pooled_")
         return tuple(whitening.shape[1] for _, whitening in self.pooled_)
 
     def state(self) -> State:
-        self._fitted()
+        must_be_fitted(self, "pooled_")
         arrays = self._features.arrays()
         for kind, gaussians in (("pooled", self.pooled_), ("local", self.local_)):
             for i, (mean, whitening) in enumerate(gaussians):
@@ -118,10 +119,6 @@ class Gaussian:
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self._prepare()
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "pooled_"):
-            raise NotFittedError("Gaussian must be fitted before it can score or be saved")
 
     def _normal(self, x: np.ndarray) -> Normal:
         """The Gaussian of the rows of `x` `(n, c)`, in the components that `reduce` keeps."""

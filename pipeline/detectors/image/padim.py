@@ -12,9 +12,10 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from pipeline.errors import DataError, NotFittedError
+from pipeline.errors import DataError
 from pipeline.parts import features
 from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
@@ -84,7 +85,7 @@ class Padim:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in standard deviations; the score is the oddest position that counts."""
-        self._fitted()
+        must_be_fitted(self, "mean_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
             maps = self._merged(images)
@@ -98,11 +99,11 @@ class Padim:
 
     def embed(self, batch: Batch) -> np.ndarray:
         """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
-        self._fitted()
+        must_be_fitted(self, "mean_")
         return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
 
     def state(self) -> State:
-        self._fitted()
+        must_be_fitted(self, "mean_")
         rows, columns = torch.tril_indices(*self.whitening_.shape[1:])  # zeros above the diagonal are not stored
         arrays = {
             "mean": self.mean_.cpu().numpy(),
@@ -124,10 +125,6 @@ class Padim:
         self.whitening_ = whitening.to(where)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "mean_"):
-            raise NotFittedError("Padim must be fitted before it can score or be saved")
 
     def _merged(self, images: np.ndarray) -> Tensor:
         """The chosen dimensions of the merged levels (sections 3.1 and 4.2), `(n, d, h', w')`."""

@@ -13,10 +13,11 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import DataError, NotFittedError
+from pipeline.errors import DataError
 from pipeline.parts import features
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Covariance
 from pipeline.parts.neighbours import Bank
@@ -93,7 +94,7 @@ class PatchCore:
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in units of feature distance, or of the bank's spacing; for images of the
         size of training."""
-        self._fitted()
+        must_be_fitted(self, "bank_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
             maps = self._patches(images, batch)
@@ -116,11 +117,11 @@ class PatchCore:
 
     def embed(self, batch: Batch) -> np.ndarray:
         """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
-        self._fitted()
+        must_be_fitted(self, "bank_")
         return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
 
     def state(self) -> State:
-        self._fitted()
+        must_be_fitted(self, "bank_")
         arrays = {"bank": self.bank_.cpu().numpy(), **self._features.arrays()}
         if self.white_ is not None:
             arrays |= {f"white.{i}": tensor.cpu().numpy() for i, tensor in enumerate(self.white_)}
@@ -135,10 +136,6 @@ class PatchCore:
         self.size_ = tuple(state.meta["size"])
         self.hash_ = state.meta["weights_sha256"]
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "bank_"):
-            raise NotFittedError("PatchCore must be fitted before it can score or be saved")
 
     def _whitening(self, some: Samples, share: float) -> tuple[Tensor, Tensor]:
         """Mean `(c,)` and whitening `(c, c)` of the patches of at most LOOKED_AT of the images `some`."""

@@ -13,10 +13,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import NotFittedError
 from pipeline.parts import features
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.progress import Progress, tracked
@@ -109,7 +109,7 @@ class SimpleNet:
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)`: the negative of the discriminator's output (section 3.6), above
         -0.5 and below 0.5 where it is in doubt; the score is the oddest position that counts."""
-        self._fitted()
+        must_be_fitted(self, "head_")
         images = checked(batch, self.size_)
         mean, scale, weight, bias, out, offset = self.head_
         with torch.inference_mode():
@@ -122,7 +122,7 @@ class SimpleNet:
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def state(self) -> State:
-        self._fitted()
+        must_be_fitted(self, "head_")
         arrays = {f"head.{i}": tensor.cpu().numpy() for i, tensor in enumerate(self.head_)}
         return State({**arrays, **self._features.arrays()}, {"size": list(self.size_), "weights_sha256": self.hash_})
 
@@ -132,10 +132,6 @@ class SimpleNet:
         self.head_ = tuple(torch.from_numpy(np.array(state.arrays[f"head.{i}"])).to(where) for i in range(6))
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         return self
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "head_"):
-            raise NotFittedError("SimpleNet must be fitted before it can score or be saved")
 
     def _pool(self, some: Samples) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Patches that count, float16 `(m, c)` on the CPU, drawn evenly within `cache`; mean and standard deviation
