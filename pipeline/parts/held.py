@@ -77,7 +77,7 @@ def hold(
             maps = prepare(maps, batch) if prepare is not None else maps
             if size is None:
                 size = images.shape[2:]
-                chosen = _chosen(sum(level[0].numel() for level in maps) * HALF, len(some), cache, seed)
+                chosen = affordable(sum(level[0].numel() for level in maps) * HALF, len(some), cache, seed)
                 levels, insides, moments = [[] for _ in maps], [[] for _ in maps], [Moments() for _ in maps]
             keep = torch.from_numpy(np.isin(np.arange(bar.n, bar.n + len(batch)), chosen))
             for i, level in enumerate(maps):
@@ -101,11 +101,13 @@ def hold(
     )
 
 
-def _chosen(bytes_: int, images: int, cache: int, seed: int) -> np.ndarray:
-    """Which of all images are held, as positions."""
+def affordable(bytes_: int, images: int, cache: int, seed: int, what: str = "the maps of one image") -> np.ndarray:
+    """Which of all images are held within `cache` MB (10^6 bytes) at `bytes_` each, as positions, drawn evenly.
+
+    Raises DataError when not one is."""
     room = cache * MEGA // bytes_
     if room < 1:
-        raise DataError(f"cache must hold the maps of one image, {bytes_ / MEGA:.1f} MB, got {cache}")
+        raise DataError(f"cache must hold {what}, {bytes_ / MEGA:.1f} MB, got {cache}")
     if room >= images:
         return np.arange(images)
     logging.getLogger(__name__).warning("cache holds %d of %d images: only these are trained on", room, images)
