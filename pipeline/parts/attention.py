@@ -9,16 +9,26 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Kind = Literal["softmax", "linear"]
+Kind = Literal["softmax", "linear", "relu"]
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Each query's mean of `v`, weighted by phi(q) . phi(k) with phi = elu + 1, all `(..., t, d)`; the sums over keys
-    come first, so time and memory grow with t, not with its square (equations 4 to 7)."""
+    come first, so time and memory grow with t, not with its square (equations 4 to 7). `mask`, bool, broadcast to
+    `(..., 1, s)`: True for the keys that count, the same ones for every query."""
     q, k = F.elu(q) + 1, F.elu(k) + 1
+    if mask is not None:
+        k = k * mask.mT
     total = k.mT @ v  # (..., d, d)
     weight = q @ k.sum(dim=-2, keepdim=True).mT  # (..., t, 1)
     return (q @ total) / weight.clamp(min=1e-6)
+
+
+def relu_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each query's sum of `v`, weighted by the positive part of q . k / sqrt(d), all `(..., t, d)`: nothing of keys
+    that point elsewhere. `mask` as in `Attention`."""
+    weights = F.relu(q @ k.mT / q.shape[-1] ** 0.5)
+    return (weights if mask is None else weights * mask) @ v
 
 
 class Attention(nn.Module):
@@ -33,13 +43,15 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`x` `(n, t, width)` to the same shape; keys and values are of `context` `(n, s, width)`, or of x itself.
 
-        `mask`, bool, broadcast to `(n, heads, t, s)`: True where a query may look (softmax only)."""
+        `mask`, bool, broadcast to `(n, heads, t, s)`: True where a query may look; of the kind linear the same keys for
+        every query, `(n, heads, 1, s)`."""
         seen = x if context is None else context
         q = self._apart(self.query(x))
         k, v = map(self._apart, self.both(seen).chunk(2, dim=-1))
         if self.kind == "linear":
-            assert mask is None
-            found = linear_attention(q, k, v)
+            found = linear_attention(q, k, v, mask)
+        elif self.kind == "relu":
+            found = relu_attention(q, k, v, mask)
         else:
             found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(found.transpose(1, 2).flatten(2))

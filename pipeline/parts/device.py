@@ -13,12 +13,16 @@ def device() -> torch.device:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside the block torch's global CPU generator starts from `seed`; afterwards it goes on as before.
+    """Inside the block torch's global generators, the GPUs' too, start from `seed`; afterwards they go on as before.
 
-    Modules draw their first weights from that generator, and only from it, as long as they are built on the CPU."""
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
+    Modules draw their first weights from the CPU's, and only from it, as long as they are built on the CPU; dropout
+    draws from that of its device."""
+    before = torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    torch.manual_seed(seed)
     try:
         yield
     finally:
-        torch.default_generator.set_state(before)
+        torch.set_rng_state(before)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)

@@ -1,7 +1,9 @@
 """Maps of any backbone as tokens on one grid, and back."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,3 +47,35 @@ def laid_out(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def cosine_distance(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     """1 minus the cosine of the angle between `a` and `b` along `dim`: 0 for the same direction, at most 2."""
     return 1 - F.cosine_similarity(a, b, dim=dim)
+
+
+def runs(length: int, count: int) -> list[range]:
+    """`count` runs of neighbours that share 0 to `length` - 1 as evenly as they can; where there are fewer than
+    `count`, some are in several runs."""
+    starts = [i * length // count for i in range(count + 1)]
+    return [range(start, max(end, start + 1)) for start, end in pairwise(starts)]
+
+
+def grouped(levels: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Levels of one shape, the blocks of a ViT, as the means of `count` runs of them at most, first to last; levels of
+    differing shapes, the maps of a CNN, as they are."""
+    if len({level.shape for level in levels}) > 1:
+        return list(levels)
+    return [mean_of(levels, run) for run in runs(len(levels), min(count, len(levels)))]
+
+
+def mean_of(tensors: Sequence[Tensor], run: range) -> Tensor:
+    """Mean of those of `tensors`, all of one shape, whose places are in `run`."""
+    return torch.stack([tensors[i] for i in run]).mean(dim=0)
+
+
+def flat_cosine(a: Tensor, b: Tensor, inside: Tensor) -> Tensor:
+    """1 minus the cosine of the angle between `a` and `b` `(n, c, h, w)`, each image one long vector of what counts,
+    `inside` bool `(n, h, w)`; mean over the images."""
+    weight = inside[:, None].to(a.dtype)
+    return cosine_distance((a * weight).flatten(1), (b * weight).flatten(1)).mean()
+
+
+def with_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` itself, its gradient multiplied by `factor`, which is broadcast to its shape."""
+    return x * factor + x.detach() * (1 - factor)

@@ -23,6 +23,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
     "image/efficientad": {"teacher_steps": 10, "steps": 40, "width": 8, "hidden": 8},
     "image/supersimplenet": {"steps": 60},
+    "image/fastflow": {"steps": 40, "batch": 4, "couplings": 4, "rate": 3e-3},
+    "image/cflow": {"steps": 60, "batch": 256, "couplings": 4, "condition": 16, "rate": 5e-3},
+    "image/dinomaly": {"steps": 40, "depth": 2, "width": 32, "backbone": {"name": "filterbank", "levels": [0]}},
+    "image/inpformer": {"steps": 40, "depth": 2, "width": 32, "backbone": {"name": "filterbank", "levels": [0]}},
     "table/semi_supervised": {"steps": 100, "rate": 0.01},
     "table/autoencoder": {"steps": 200},
 }
@@ -32,6 +36,10 @@ BRIEF: dict[str, dict[str, Any]] = {
     "image/simplenet": {"steps": 20},
     "image/efficientad": {"teacher_steps": 3, "steps": 6},
     "image/supersimplenet": {"steps": 6},
+    "image/fastflow": {"steps": 4},
+    "image/cflow": {"steps": 4},
+    "image/dinomaly": {"steps": 4},
+    "image/inpformer": {"steps": 4},
     "table/semi_supervised": {"steps": 20},
     "table/autoencoder": {"steps": 20},
 }

@@ -172,6 +172,13 @@ def test_a_vit_without_levels_is_looked_at_in_the_middle() -> None:
     assert loaded.net.levels == [5, 8]
 
 
+def test_a_vit_may_be_looked_at_in_other_depths() -> None:
+    shares = (1 / 4, 1 / 3, 1.0)
+    assert backbones.at_depths(Backbone("vit_tiny_patch16_224"), shares).levels == [2, 3, 11]
+    for other in (Backbone(**VIT), Backbone(SMALL), Backbone(), Backbone("no_such_model")):
+        assert backbones.at_depths(other, shares) == other
+
+
 def test_a_size_that_a_vit_cannot_take_is_refused_with_one_that_it_can() -> None:
     loaded = features.load(Backbone(**VIT))
     with pytest.raises(DataError, match="multiples of its patches of 16 x 16, such as 64 x 80, got 60 x 76") as error:
