@@ -1,8 +1,8 @@
 """timm models as frozen networks: which one, with which weights, cut down to the levels that are looked at."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,15 +49,17 @@ def _from_word(value: Any) -> Any:
 BackboneField = Annotated[Backbone, BeforeValidator(_from_word)]
 
 
-def architecture(backbone: Backbone, usual: tuple[int, ...] | None) -> tuple[nn.Module, list[float], list[float]]:
-    """The timm model with random weights (seed 0), and the mean and standard deviation of its input."""
+def architecture(
+    backbone: Backbone, usual: tuple[int, ...] | None, seed: int = 0
+) -> tuple[nn.Module, list[float], list[float]]:
+    """The timm model with random weights, and the mean and standard deviation of its input."""
     timm = _timm()
     if not timm.is_model(backbone.name):
         near = get_close_matches(backbone.name, [FILTERBANK, *timm.list_models()], n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ParamsError(f"backbone.name must be {FILTERBANK} or a timm model, got {backbone.name!r}{hint}")
     try:
-        net = _created(backbone, usual, pretrained=False)
+        net = _created(backbone, usual, seed, pretrained=False)
         known = timm.get_pretrained_cfg(backbone.name)
     except (TypeError, ValueError, IndexError, AssertionError, RuntimeError, AttributeError) as error:
         levels = list(backbone.levels or usual or [])
@@ -73,7 +75,7 @@ def architecture(backbone: Backbone, usual: tuple[int, ...] | None) -> tuple[nn.
 def downloaded(backbone: Backbone, usual: tuple[int, ...] | None) -> nn.Module:
     """The model with timm's own weights. Raises ModelError when these cannot be had."""
     try:
-        return _created(backbone, usual, pretrained=True)
+        return _created(backbone, usual, 0, pretrained=True)
     except Exception as error:  # hub clients raise what they like
         raise ModelError(
             f"the weights of {backbone.name} cannot be had from timm's cache or hub ({_line(error)}); "
@@ -99,7 +101,7 @@ def from_file(backbone: Backbone, usual: tuple[int, ...] | None, path: Path) -> 
         # features_only loads without looking at missing keys, so the whole network is loaded first
         with seeded(0):
             _timm().create_model(backbone.name, pretrained=True, **overlay, **backbone.extra)
-        return _created(backbone, usual, pretrained=True, **overlay)
+        return _created(backbone, usual, 0, pretrained=True, **overlay)
     except (RuntimeError, KeyError, ValueError) as error:
         with seeded(0):
             wanted = _timm().create_model(backbone.name, pretrained=False, **backbone.extra).state_dict()
@@ -127,9 +129,10 @@ class Tokens(nn.Module):
         net.prune_intermediate_layers(list(levels), prune_norm=True, prune_head=True)
         self.net, self.levels = net, list(levels)
         self.patch = tuple(net.patch_embed.patch_size)
+        self.prefix = net.num_prefix_tokens if getattr(net, "cls_token", None) is not None else 0  # class token first
         self.fixed = None if getattr(net, "dynamic_img_size", False) else tuple(net.patch_embed.img_size)
 
-    def forward(self, x: Tensor, output_fmt: str = "NCHW", **options: bool) -> list[Any]:
+    def forward(self, x: Tensor, output_fmt: str = "NCHW", **options: Any) -> list[Any]:
         return self.net.forward_intermediates(
             x, self.levels, norm=False, stop_early=True, output_fmt=output_fmt, intermediates_only=True, **options
         )
@@ -159,10 +162,10 @@ class Maps(nn.Module):
         return [m.permute(0, 3, 1, 2) for m in found] if self.last else found
 
 
-def _created(backbone: Backbone, usual: tuple[int, ...] | None, **options: Any) -> nn.Module:
+def _created(backbone: Backbone, usual: tuple[int, ...] | None, seed: int, **options: Any) -> nn.Module:
     """The model at its levels: a ViT's tokens, or the maps of features_only for all others."""
     levels = tuple(sorted(set(backbone.levels))) if backbone.levels else usual
-    with seeded(0):
+    with seeded(seed):
         create, given = _timm().create_model, {**options, **backbone.extra}
         with torch.device("meta"):
             whole = create(backbone.name, pretrained=False, **backbone.extra)
@@ -175,6 +178,22 @@ def _created(backbone: Backbone, usual: tuple[int, ...] | None, **options: Any) 
         depth = len(whole.blocks)
         blocks = tuple(backbone.levels or (max(0, int(depth * share) - 1) for share in DEPTHS))
         return Tokens(create(backbone.name, **given), tuple(sorted(set(blocks))))
+
+
+def at_depths(backbone: Backbone, shares: Sequence[float]) -> Backbone:
+    """`backbone` with the blocks that end at these shares of its depth for levels, where it is a ViT and none are
+    named; any other as it is."""
+    if backbone.levels or backbone.name == FILTERBANK or not _timm().is_model(backbone.name):
+        return backbone
+    try:
+        with torch.device("meta"), seeded(0):
+            whole = _timm().create_model(backbone.name, pretrained=False, **backbone.extra)
+    except (TypeError, ValueError, IndexError, AssertionError, RuntimeError, AttributeError):
+        return backbone  # `architecture` says why
+    if not (hasattr(whole, "num_prefix_tokens") and hasattr(whole, "prune_intermediate_layers")):
+        return backbone
+    depth = len(whole.blocks)
+    return replace(backbone, levels=sorted({max(0, round(depth * share) - 1) for share in shares}))
 
 
 def folded(net: nn.Module, probe: Tensor) -> nn.Module:
