@@ -79,12 +79,14 @@ def corrupted(
     chance: float = 0.5,
     opacity: tuple[float, float] = (0.2, 1.0),
     finest: int = 5,
+    inside: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image i of uint8 `(n, 3, h, w)` as it is or, with `chance`, with a texture from the batch blended in; and the
-    mask, bool `(h, w)`. `opacity` is 1 - beta of the paper, drawn evenly."""
+    mask, bool `(h, w)`, within what counts of that image, `inside` bool `(h, w)`. `opacity` is 1 - beta of the paper,
+    drawn evenly."""
     image = images[i]
     if rng.random() >= chance:
         return image, np.zeros(image.shape[1:], bool)
-    where = mask(image.shape[1:], finest, rng)
+    where = mask(image.shape[1:], finest, rng, inside)
     texture = foreign(images[rng.integers(len(images))], rng)
     return blend(image, texture, where, float(rng.uniform(*opacity))), where
