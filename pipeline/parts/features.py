@@ -63,6 +63,29 @@ class Features(nn.Module):
         pairs = [one if isinstance(one, tuple) else (one, one[:, :0]) for one in found]
         return [torch.cat([prefix, patches], dim=1).float() for patches, prefix in pairs]
 
+    @torch.inference_mode()
+    def maps_and_class(self, x: np.ndarray) -> tuple[list[Tensor], Tensor | None]:
+        """The maps that `maps` gives, and the class token `(n, c)` of a ViT's last level, None where there is none."""
+        if not isinstance(self.net, Tokens) or not self.net.prefix:
+            return self.maps(x), None
+        found = self._run(x, return_prefix_tokens=True)
+        return [m.float() for m, _ in found], found[-1][1][:, 0].float()
+
+    @torch.inference_mode()
+    def guided(self, x: np.ndarray, inside: Tensor) -> Tensor | None:
+        """The class token `(n, c)` of a ViT's last level when of all patches it looks at those `inside`, bool
+        `(n, h, w)`, alone, in every block; patches see all. None for a backbone without one."""
+        if not isinstance(self.net, Tokens) or not self.net.prefix:
+            return None
+        grid = (x.shape[2] // self.net.patch[0], x.shape[3] // self.net.patch[1])
+        share = F.adaptive_avg_pool2d(inside[:, None].float().to(self.device), grid).flatten(1)
+        seen = share >= share.amax(dim=1, keepdim=True).clamp(max=0.5)  # (n, t), one at least
+        prefix = self.net.prefix
+        mask = seen.new_ones(len(x), 1, prefix + seen.shape[1], prefix + seen.shape[1])
+        mask[:, 0, 0, prefix:] = seen
+        found = self._run(x, return_prefix_tokens=True, attn_mask=mask)
+        return found[-1][1][:, 0].float()
+
     def _run(self, x: np.ndarray, **options: Any) -> list[Any]:
         if isinstance(self.net, Tokens):
             why = self.net.refusal(x.shape[2:])

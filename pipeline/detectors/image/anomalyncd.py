@@ -1,0 +1,366 @@
+"""AnomalyNCD: which kinds of anomaly there are, found without a label among the regions that a detector points at.
+
+Huang, Li, Liu, Xue, Wang and Zhou (CVPR 2025), "AnomalyNCD: Towards Novel Anomaly Class Discovery in Industrial
+Scenarios", https://arxiv.org/abs/2410.14379.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import DataError
+from pipeline.parts import discovery, features, nets
+from pipeline.parts.binarise import Box, boxes, cropped, main_elements, search_range
+from pipeline.parts.coreset import Coreset
+from pipeline.parts.device import seeded
+from pipeline.parts.discovery import Heads
+from pipeline.parts.draws import shuffled
+from pipeline.parts.features import Backbone, BackboneField
+from pipeline.parts.fitted import must_be_fitted
+from pipeline.parts.images import checked
+from pipeline.parts.moments import Moments, standardised
+from pipeline.parts.neighbours import Bank
+from pipeline.parts.progress import Progress
+from pipeline.parts.regions import counted, enlarged, largest
+from pipeline.protocols import ANOMALOUS, NORMAL, Batch, Samples, Scores, State
+from pipeline.samples import normals
+
+LEVELS = (2, 3)  # of a timm CNN, for the maps and for the regions
+BATCH = 16  # images, or regions, looked at together
+NOTHING = -1  # the class of an image without an anomalous region
+NOVEL = -1  # the kind of an anomaly of which nothing is known
+WARM = 0.07  # temperature of the first pseudo labels
+SHARP = 0.04  # and of the last
+
+
+@dataclass
+class AnomalyNCD:
+    """A bank of normal patches says where anomalies are; what is cut out around each teaches a classifier of its own.
+
+    `score` is that of the bank: the distance to the nearest of a coreset of normal patches, largest of the map. The
+    anomalous images of training, whose kinds need not be known, are binarised into main elements, cut out around
+    these, and shown to the frozen backbone under the mask of the region: on a ViT the class token looks at the region
+    alone in every block (the paper masks the last nine and trains the last), on any other backbone the maps are pooled
+    over the region. On these vectors an adapter and cosine classifiers are trained on their own pseudo labels, which
+    are drawn to a normal class where the map is low. `classify` then says which class an image has. Without anomalous
+    images only the map is learned, and `classify` says so."""
+
+    learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2410.14379"
+
+    backbone: BackboneField = field(default_factory=Backbone)
+    """Whose features make patches and regions (the paper's is DINO's ViT-B/8)."""
+    classes: Annotated[int, Ge(2)] = 3
+    """Kinds of anomaly to find; the paper takes it as known."""
+    base: list[str] = field(default_factory=list)
+    """Categories whose anomalies are of known kinds, told by the manifest's `defect`: they teach what kinds are, and
+    are none of `classes`. The paper takes those of another data set."""
+    coreset: Annotated[float, Gt(0), Le(1)] = 0.01
+    """Share of all normal patches that the bank keeps; smaller is faster and coarser."""
+    memory: Annotated[int, Ge(1)] = 1000
+    """Most MB (10^6 bytes) of patches held while the bank is filled."""
+    smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
+    """Sigma of the blur of the map, as a share of the image's shorter side."""
+    thresholds: Annotated[int, Ge(4)] = 64
+    """Thresholds tried on each map (the paper's 64); fewer is faster and coarser."""
+    erosion: Annotated[int, Ge(1)] = 3
+    """Side, in pixels, of the square that erodes a thresholded map (the paper's 6 of larger images); 1 does not."""
+    crop: Annotated[int, Ge(16)] = 112
+    """Side, in pixels, at which a region is shown to the backbone (the paper's 224); time grows with its square."""
+    guided: bool = True
+    """Whether the mask of a region guides what is seen of it; without, the whole cut-out counts."""
+    views: Annotated[int, Ge(2)] = 4
+    """Times that each region is looked at in training, turned, mirrored and shifted each time but the first."""
+    steps: Annotated[int, Ge(1)] = 300
+    """Optimiser steps. The paper trains for 50 epochs."""
+    batch: Annotated[int, Ge(4)] = 64
+    """Regions per step, each in two views (the paper's 32)."""
+    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    """Learning rate of AdamW, falling along a cosine (the paper's is 3e-3 of SGD)."""
+    hidden: Annotated[int, Ge(1)] = 256
+    """Width of the adapter and of the projection (the paper's 2,048)."""
+    heads: Annotated[int, Ge(1)] = 4
+    """Classifiers trained side by side, of which the one with the least loss is kept."""
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """Of the contrast between views; larger is softer."""
+    even: Annotated[float, Ge(0)] = 4.0
+    """Weight of the loss that keeps classes from being empty (the paper's); 0 lets one take all."""
+    known: Annotated[float, Ge(0), Le(1)] = 0.3
+    """Weight of what `base` teaches against what the rest does, where there are base categories (the paper's)."""
+    correction: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Height of the map, from its range in training, below which a region's pseudo label is drawn to the normal class
+    (the paper's); 0 does without correction and normal class."""
+    merge: Annotated[float, Gt(0)] = 0.15
+    """Temperature of the softmax of the square roots of areas, as shares of the image's side, by which an image's
+    regions vote; larger is closer to one region, one vote."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of the coreset's start, the views, the first weights and the draws."""
+
+    def __post_init__(self) -> None:
+        self.history_: list[dict[str, float]] = []
+
+    def fit(self, train: Samples) -> Self:
+        """Fill the bank from the normal images, uint8 `(n, 3, h, w)`, and find classes among the anomalous ones.
+
+        Raises DataError without normals, for fewer anomalies or regions than `classes`, when nothing is known of the
+        base categories, and for images of differing sizes."""
+        odd = train[train.label == ANOMALOUS]
+        kind = _kinds(odd, self.base)
+        novel = int((kind < 0).sum())
+        if 0 < novel < self.classes or (len(odd) and not novel):
+            raise DataError(f"anomalyncd needs at least one anomaly for each of {self.classes} classes, got {novel}")
+        self._features = features.load(self.backbone, LEVELS)
+        self._fill(normals(train))
+        self.history_, self.net_, self.mean_, self.spread_ = [], None, None, None
+        self.known_, self.range_ = int(kind.max(initial=-1)) + 1, (0.0, 0.0)
+        if novel:
+            good = train[train.label == NORMAL]
+            good = good[np.unique(np.linspace(0, len(good) - 1, min(novel, len(good))).round().astype(int))]
+            self._discover([(odd, kind), (good, np.full(len(good), NOVEL))])
+        return self
+
+    def score(self, batch: Batch) -> Scores:
+        """Scores `(n,)`, the largest of the maps, and maps `(n, h, w)`, in units of feature distance."""
+        must_be_fitted(self, "bank_")
+        checked(batch, self.size_)
+        local = self._map(batch)
+        sample = largest(local, counted(batch, self.size_, local.device))
+        return Scores(sample.cpu().numpy(), local.cpu().numpy())
+
+    def classify(self, batch: Batch) -> np.ndarray:
+        """The class of each image, int64 `(n,)`: 0 to `classes` - 1, or -1 where the map has no region, or its regions
+        look normal. Raises DataError when training had no anomalous images."""
+        must_be_fitted(self, "bank_")
+        images = checked(batch, self.size_)
+        if self.net_ is None:
+            raise DataError("classify needs anomalous images in training, and this anomalyncd was trained without any")
+        local = self._map(batch).cpu().numpy()
+        masks = [main_elements(one, *self.range_, self.thresholds, self.erosion) for one in local]
+        cuts = [(i, mask, box) for i, mask in enumerate(masks) for box in boxes(mask)]
+        answer = np.full(len(batch), NOTHING, np.int64)
+        if not cuts:
+            return answer
+        shown = [cropped(images[i], mask, box, self.crop) for i, mask, box in cuts]
+        with torch.inference_mode():
+            _, cosines = self.net_(standardised(self._vectors(shown), self.mean_, self.spread_))
+            share = discovery.guessed(cosines[0], self.known_, discovery.STUDENT)
+        areas = torch.tensor([_area(mask, box) for _, mask, box in cuts], device=share.device)
+        whose = np.array([i for i, _, _ in cuts])
+        for i in np.unique(whose):
+            own = torch.from_numpy(np.flatnonzero(whose == i)).to(share.device)
+            best = int(discovery.merged(share[own], areas[own], self.merge).argmax())
+            answer[i] = best - bool(self.correction)  # the normal class comes first, and gives -1
+        return answer
+
+    def embed(self, batch: Batch) -> np.ndarray:
+        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        must_be_fitted(self, "bank_")
+        return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
+
+    def state(self) -> State:
+        must_be_fitted(self, "bank_")
+        arrays = {"bank": self.bank_.cpu().numpy(), **self._features.arrays()}
+        if self.net_ is not None:
+            arrays |= {**nets.arrays(self.net_), "mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy()}
+        meta = {"size": list(self.size_), "weights_sha256": self.hash_, "known": self.known_}
+        return State(arrays, {**meta, "range": list(self.range_)})
+
+    def from_state(self, state: State) -> Self:
+        self._features = features.restore(self.backbone, state.arrays, LEVELS)
+        where = self._features.device
+        self.bank_ = torch.from_numpy(np.array(state.arrays["bank"])).to(where)
+        self._search = Bank(self.bank_)
+        self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
+        self.known_, self.range_ = state.meta["known"], tuple(state.meta["range"])
+        self.net_ = self.mean_ = self.spread_ = None
+        if "mean" in state.arrays:
+            self.mean_, self.spread_ = (
+                torch.from_numpy(np.array(state.arrays[n])).to(where) for n in ("mean", "spread")
+            )
+            net = Heads(len(self.mean_), self.hidden, self._outputs(), 1)
+            self.net_ = nets.restored(net, state.arrays).to(where)
+        return self
+
+    def _outputs(self) -> int:
+        """Classes of a head: the known ones, the normal one where there is correction, and those to find."""
+        return self.known_ + bool(self.correction) + self.classes
+
+    def _fill(self, some: Samples) -> None:
+        """The bank: a coreset of the patches of normal images."""
+        size = coreset = None
+        with Progress(len(some), "patches", "images") as bar:
+            for batch in some.batches(BATCH):
+                images = checked(batch, size)
+                size = images.shape[2:]
+                maps = features.patches(self._features.maps(images), batch)
+                coreset = coreset or Coreset.within(self.memory, self.coreset, maps.shape, len(some), seed=self.seed)
+                coreset.add(maps.permute(0, 2, 3, 1)[counted(batch, maps.shape[2:], maps.device)])
+                bar.update(len(batch))
+        self.bank_, self.size_, self.hash_ = coreset.centres(), size, self._features.hash
+        self._search = Bank(self.bank_)
+
+    @torch.inference_mode()
+    def _map(self, batch: Batch) -> Tensor:
+        """Distances to the bank, enlarged and blurred, `(n, h, w)`; 0 where nothing counts."""
+        maps = features.patches(self._features.maps(batch.x), batch)
+        inside = counted(batch, maps.shape[2:], maps.device)
+        distance = maps.new_zeros(inside.shape)
+        distance[inside] = self._search.nearest(maps.permute(0, 2, 3, 1)[inside])[0][:, 0]
+        local = enlarged(distance, self.size_, self.smooth, inside)
+        return local * counted(batch, self.size_, local.device)
+
+    def _vectors(self, shown: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
+        """What the backbone sees of cut-outs `(3, crop, crop)` under their masks, `(r, d)`."""
+        found = []
+        for start in range(0, len(shown), 4 * BATCH):
+            x, masks = (np.stack(each) for each in zip(*shown[start : start + 4 * BATCH], strict=True))
+            if self.guided:
+                token = self._features.guided(x, torch.from_numpy(masks))
+            else:
+                token = self._features.maps_and_class(x)[1]
+            if token is None:  # masked pooling
+                label = np.full(len(x), ANOMALOUS, np.int8)
+                region = masks if self.guided else None
+                cut = Batch([""] * len(x), x, label, region=region)
+                token = torch.from_numpy(features.embedding(self._features.maps(x), cut)).to(self._features.device)
+            found.append(token)
+        return torch.cat(found)
+
+    def _discover(self, parts: list[tuple[Samples, np.ndarray]]) -> None:
+        """Regions of the images of some samples, each with their kinds, and a classifier of these."""
+        maps = [np.concatenate([self._map(batch).cpu().numpy() for batch in some.batches(BATCH)]) for some, _ in parts]
+        low, high = self.range_ = search_range(np.concatenate([each.max(axis=(1, 2)) for each in maps]))
+        rng = np.random.default_rng(self.seed)
+        vectors, scores, kinds = [], [], []
+        for (some, kind), local in zip(parts, maps, strict=True):
+            at = 0
+            for batch in some.batches(BATCH):
+                cuts = []
+                for i in range(len(batch)):
+                    mask = main_elements(local[at + i], low, high, self.thresholds, self.erosion)
+                    if kind[at + i] != NOVEL and batch.mask is not None and (batch.mask[i] == ANOMALOUS).any():
+                        mask = batch.mask[i] == ANOMALOUS  # what is known need not be found
+                    for box in boxes(mask):
+                        cuts += _looks(batch.x[i], mask, box, self.crop, self.views, rng)
+                        inner = local[at + i][box.top : box.top + box.side, box.left : box.left + box.side]
+                        scores.append((float(inner.max()) - low) / (high - low))
+                        kinds.append(int(kind[at + i]))
+                at += len(batch)
+                vectors += [self._vectors(cuts).cpu()] if cuts else []
+        if sum(kind == NOVEL for kind in kinds) < self.classes:
+            raise DataError(
+                f"anomalyncd needs at least one anomalous region for each of {self.classes} classes, found {len(kinds)}"
+            )
+        self._learn(
+            torch.cat(vectors).unflatten(0, (-1, self.views)).to(self._features.device),
+            torch.tensor(scores, device=self._features.device).clamp(0, 1),
+            torch.tensor(kinds, device=self._features.device),
+        )
+
+    def _learn(self, seen: Tensor, score: Tensor, kind: Tensor) -> None:
+        """Train on regions seen in several views, `(r, views, d)`, with the heights of their maps and kinds `(r,)`."""
+        moments = Moments()
+        moments.add(seen.flatten(0, 1))
+        self.mean_, self.spread_ = moments.found()
+        seen = standardised(seen.flatten(0, 1), self.mean_, self.spread_).view_as(seen)
+        with seeded(self.seed):
+            net = Heads(seen.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=5e-5)
+        weight = self.known if self.known_ else 0.0
+
+        def losses(drawn: tuple[Tensor, Tensor, float]) -> dict[str, Tensor]:
+            at, which, temperature = drawn
+            (one, one_cosines), (two, two_cosines) = (net(seen[at, which[:, view]]) for view in (0, 1))
+            new = kind[at] == NOVEL
+            a, b = one_cosines[:, new], two_cosines[:, new]
+            guess = self._guess(a, b, score[at][new], temperature)
+            found = {
+                "contrast": (1 - weight) * discovery.contrast(one, two, self.temperature),
+                "guess": (1 - weight) * guess.mean(),
+                "even": (1 - weight) * self.even * discovery.evenness(torch.cat([a, b], dim=1)),
+            }
+            if self.known_:
+                both, label = torch.cat([one_cosines[:, ~new], two_cosines[:, ~new]], dim=1), kind[at][~new].repeat(2)
+                target = F.one_hot(label, self._outputs()).to(both.dtype)
+                found["known"] = weight * discovery.cross_entropy(both, target.expand_as(both)).mean()
+                found["known_contrast"] = weight * discovery.supervised_contrast(
+                    torch.cat([one[~new], two[~new]]), label
+                )
+            return found
+
+        schedule = nets.warm_cosine(optimiser, self.steps, least=1e-3)
+        self.history_ = nets.train(optimiser, self._draws(kind.cpu().numpy()), self.steps, losses, schedule)
+        nets.frozen(net)
+        new = kind == NOVEL
+        (_, a), (_, b) = net(seen[new, 0]), net(seen[new, 1])
+        best = int(self._guess(a, b, score[new], SHARP).argmin())  # the head that agrees best with itself
+        net.prototypes = torch.nn.Parameter(net.prototypes[best : best + 1].clone(), requires_grad=False)
+        self.net_ = net
+
+    def _guess(self, a: Tensor, b: Tensor, score: Tensor, temperature: float) -> Tensor:
+        """Loss of each head, `(heads,)`: two views `(heads, n, outputs)` are to say what the other does, corrected."""
+        total = a.new_zeros(len(a))
+        for taught, teacher in ((a, b), (b, a)):
+            target = discovery.guessed(teacher, self.known_, temperature)
+            if self.correction:
+                target = discovery.corrected(target, score, self.correction)
+            total = total + discovery.cross_entropy(taught, F.pad(target, (self.known_, 0)))
+        return total / 2
+
+    def _draws(self, kind: np.ndarray) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Per step positions `(n,)`, half of them of known kinds where there are, two views each, and a temperature."""
+        rng = np.random.default_rng(self.seed)
+        groups = [group for group in (np.flatnonzero(kind == NOVEL), np.flatnonzero(kind != NOVEL)) if len(group)]
+        each = [min(self.batch // len(groups), len(group)) for group in groups]
+        orders = [shuffled(len(group), self.steps * count, rng) for group, count in zip(groups, each, strict=True)]
+        for step in range(self.steps):
+            at = np.concatenate([g[o[step * c : (step + 1) * c]] for g, o, c in zip(groups, orders, each, strict=True)])
+            views = rng.random((len(at), self.views)).argsort(axis=1)[:, :2]
+            temperature = WARM + (SHARP - WARM) * min(step / (0.8 * self.steps), 1)
+            yield torch.from_numpy(at), torch.from_numpy(views), temperature
+
+
+def _kinds(odd: Samples, base: list[str]) -> np.ndarray:
+    """Of each anomaly the number of its known kind, or NOVEL. Raises DataError where a base category tells none."""
+    kind = np.full(len(odd), NOVEL)
+    if base:
+        known = odd.rows["category"].isin(base).to_numpy()
+        missing = [name for name in base if not (odd.rows["category"] == name).any()]
+        if missing or (odd.rows["defect"][known] == "").any():
+            raise DataError(
+                f"base must name categories whose anomalies in training each name their defect, got {missing or base}"
+            )
+        pairs = odd.rows["category"][known] + "/" + odd.rows["defect"][known]
+        kind[known] = np.unique(pairs, return_inverse=True)[1]
+    return kind
+
+
+def _area(mask: np.ndarray, box: Box) -> float:
+    """Square root of the area of `mask` within `box`, as a share of the image's shorter side."""
+    inner = mask[box.top : box.top + box.side, box.left : box.left + box.side]
+    return float(np.sqrt(inner.sum()) / min(mask.shape))
+
+
+def _looks(
+    image: np.ndarray, mask: np.ndarray, box: Box, size: int, views: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut-outs of `image` and `mask` as they are, then turned, mirrored and shifted by up to a tenth of `box`."""
+    found = [cropped(image, mask, box, size)]
+    for _ in range(views - 1):
+        side = int(np.clip(round(box.side * rng.uniform(0.9, 1.1)), 1, min(mask.shape)))
+        shift = rng.uniform(-0.1, 0.1, 2) * box.side + (box.side - side) / 2
+        top, left = (
+            int(np.clip(round(at + by), 0, most - side))
+            for at, by, most in zip((box.top, box.left), shift, mask.shape, strict=True)
+        )
+        x, own = cropped(image, mask, Box(top, left, side), size)
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        x, own = np.rot90(x, turns, axes=(1, 2)), np.rot90(own, turns)
+        found.append((x[:, :, ::-1].copy(), own[:, ::-1].copy()) if mirrored else (x.copy(), own.copy()))
+    return found
