@@ -1,44 +1,62 @@
-"""Image detectors on a labelled set: how well, how fast, how large; beside anomalib's on the same split and weights.
+"""Image detectors on labelled sets: how well, how fast, how large; beside anomalib's on the same split and weights.
 
-    python -m benchmarks.images --data DIR --split CSV --detectors patchcore,padim --backbone NAME --weights FILE \\
-        --peer anomalib --out FILE.jsonl
+    python -m benchmarks.images --data DIR --split CSV[,CSV] --detectors patchcore,padim --backbone NAME \\
+        --weights FILE --peer anomalib --ablate --out FILE.jsonl
     python -m benchmarks.images --data DIR --split CSV --line examples/mvtec_screw --out FILE.jsonl
 
-One JSON line per detector, each measured in a process of its own. `--line` takes the candidates and the `dataset`
-options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only looked at with
-`--on calibrate`: then those normals are told from cut-paste and Perlin anomalies made of them, which is how settings
-are chosen without a look at a test label. `--labelled` gives a share of the test's defects to training instead; with
-`--on given` half of them are, and the other half is told from the normals of `calibrate`: the same, for lines that have
-some (with `--withheld` all are told and none given).
-The peer (pip install -e ".[bench]") gets its images squashed to `--size`, as its defaults do.
+One JSON line per detector and set, each measured in a process of its own. `--line` takes the candidates and the
+`dataset` options of a params.yaml. Trained on the split's `train`, measured on its `test`; its `calibrate` is only
+looked at with `--on calibrate`: then those normals are told from cut-paste and Perlin anomalies made of them, which is
+how settings are chosen without a look at a test label. `--labelled` gives a share of the test's defects to training
+instead; with `--on given` half of them are, and the other half is told from the normals of `calibrate`: the same, for
+lines that have some (with `--withheld` all are told and none given).
+The peer (pip install -e ".[bench]") gets its images squashed to `--size`, as its defaults do, and as many steps of as
+many images as ours; where it cannot run, its line says why.
 
-`images_per_s` counts decoding, resizing, forward and head. `bare_per_s` is timm's own network on images in memory, at
-the same batch size; `folded_per_s` the same network as this project runs it; with a bank,
-`bound_per_s` is the latter and one matrix product of patches by bank. `before_mb` is the peak memory before training
-starts: Python, torch, timm and what else was imported; `peak_mb` that at the end.
+Regimes beside one model per set:
+  `--together`   one model for all sets, each a category of it; figures are means over the categories
+  `--shots N`    only N normal images of `train` (of each category), drawn anew `--draws` times; figures are means
+  `--whole`      the whole test part is scored as one batch, for methods that learn from that batch alone
+  `--unseen`     each set is measured with what the others taught: all their images, labels and masks; with `--shots`
+                 training also holds N normal images of the set itself
+Options that a method needs in a regime stand in benchmarks/methods.yaml. `--ablate` measures each detector again with
+each thing switched off that is named there.
+
+`images_per_s` counts decoding, resizing, forward and head; `score_ms` is its inverse, `train_ms` the time of training
+by image of `train`. `bare_per_s` is timm's own network on images in memory, at the same batch size; `folded_per_s` the
+same network as this project runs it; with a bank, `bound_per_s` is the latter and one matrix product of patches by
+bank. `before_mb` is the peak memory before training starts: Python, torch, timm and what else was imported; `peak_mb`
+that at the end. On a GPU, `epoch_s` is the time of training by pass over `train` and `memory_per_s` images in memory
+scored per second.
 """
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks import regimes
+from benchmarks.methods import Method, methods
 from pipeline import detectors
 from pipeline.tables import find
 
-BATCH = 16
 MOBILENET = {"levels": [2, 3], "mean": [0.5] * 3, "std": [0.5] * 3, "extra": {"pad_type": "same", "bn_eps": 1e-5}}
 KNOWN = {"mobilenetv2_100": MOBILENET}  # what goes with the weights in ../shared/weights (its README)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process measures: a detector (ours or the peer's) on `set`, with what `ablation` names switched off."""
+
+    set: str
+    name: str
+    peer: bool = False
+    ablation: str = ""
 
 
 def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,7 +79,7 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     more = yaml.safe_load(chosen.options) if chosen.options else {}
     sections = {}
     for name in chosen.detectors.split(","):
-        own = more.get(name, {})
+        own = {**methods().get(name, Method()).regimes.get(regimes.regime(chosen), {}), **more.get(name, {})}
         sections[name] = {"detector": f"image/{name}", **own}
         if any(field.name == "backbone" for field in fields(find(detectors, f"image/{name}", "--detectors"))):
             sections[name]["backbone"] = {**backbone, **own.get("backbone", {})}
@@ -70,76 +88,25 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     return {"size": [height, width], "fit": chosen.fit}, sections
 
 
-def measure(chosen: argparse.Namespace, name: str, peer: bool) -> dict[str, Any]:
-    """One detector, in this process."""
-    import resource
-
-    import numpy as np
-    import pandas as pd
-    import torch
-
-    from benchmarks import peers
-    from pipeline import metrics, scoring
-    from pipeline.modalities.image import Image
-    from pipeline.params import Params, build
-    from pipeline.samples import read_manifest
+def line(chosen: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """The line of one run, measured in this process; of a peer that cannot run, with the reason."""
+    from benchmarks.image_runs import measure
 
     options, sections = candidates(chosen)
-    if peer:
+    off = methods()[run.name].ablation[run.ablation] if run.ablation else {}
+    section = regimes.filled({**sections[run.name], **off}, chosen, run.set)
+    if run.peer:
         options = {"size": options["size"], "fit": "stretch"}
-        detector = peers.anomalib(name, sections[name])
-    else:
-        detector = Params({"candidates": sections}, Path("params.yaml")).detector(name)
-    modality = build(Image, options, "dataset", "benchmark")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        for one in chosen.data.resolve().iterdir():  # a manifest must lie beside its images
-            (out / "source" / one.name).parent.mkdir(exist_ok=True)
-            (out / "source" / one.name).symlink_to(one)
-        source = out / "source" / "this_split.csv"
-        source.write_bytes(chosen.split.read_bytes())
-        modality.ingest(source, out, out)
-        rows = read_manifest(out)
-        train, test = rows[rows["split"] == "train"], rows[rows["split"] == "test"]
-        if chosen.on == "calibrate":
-            test = synthetic(modality, rows[rows["split"] == "calibrate"], out)
-        if chosen.labelled:
-            given = test[test["label"] == 1].groupby("defect").sample(frac=chosen.labelled, random_state=0)
-            test = test.drop(given.index)
-            if chosen.on == "given":
-                taught = (given.groupby("defect").cumcount() % 2 == 1) & (not chosen.withheld)
-                train = pd.concat([train, given[taught]])
-                test = pd.concat([rows[rows["split"] == "calibrate"], given[~taught]])
-            elif not chosen.withheld:
-                train = pd.concat([train, given.assign(mask="") if chosen.unmasked else given])
-        before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        started = time.perf_counter()
-        detector.fit(modality.samples(train.reset_index(drop=True)))
-        fit_s = time.perf_counter() - started
-        test = test.reset_index(drop=True)
-        samples = modality.samples(test)
-        result = {"detector": name, "by": "anomalib" if peer else "assay", "set": chosen.split.stem, "on": chosen.on}
-        result |= {"params": told(sections[name]), "dataset": options, "train": len(train), "test": len(test)}
-        result |= {"labels": labels(chosen)} if chosen.labelled else {}
-        if not chosen.quick:
-            before = time.perf_counter()
-            scoring.score(detector, samples, BATCH, keep_local=False)
-            result["images_per_s"] = len(test) / (time.perf_counter() - before)
-        result["fit_s"], result["before_mb"] = fit_s, before_mb
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # maps are not held until then
-        if not peer and not chosen.quick:
-            result |= speeds(detector, options["size"], sections[name], torch)
-        scored = scoring.score(detector, samples, BATCH, keep_local=True)
-        label, scores = test["label"].to_numpy(), scored.scores.sample
-        result |= {"image_auroc": metrics.auroc(label, scores), "ap": metrics.average_precision(label, scores)}
-        if scored.scores.local is not None:
-            result |= modality.local_metrics(scored.truth, scored.scores.local)
-        good = scores[label == 0]
-        for defect in sorted(set(test["defect"][label == 1])):
-            both = np.concatenate([good, scores[(test["defect"] == defect) & (label == 1)]])
-            result[f"auroc.{defect}"] = metrics.auroc(np.arange(len(both)) >= len(good), both)
-    result["threads"], result["torch"], result["machine"] = torch.get_num_threads(), torch.__version__, machine()
-    return result
+    found = {"detector": run.name, "by": "anomalib" if run.peer else "assay", "set": run.set, "on": chosen.on}
+    found |= {"params": told(section), "dataset": options} | regimes.told(chosen, run.set)
+    found |= {"labels": regimes.labels(chosen)} if chosen.labelled else {}
+    found |= {"ablation": run.ablation, "off": off} if run.ablation else {}
+    try:
+        return found | measure(chosen, run.name, run.peer, run.set, section, options)
+    except (Exception, SystemExit) as error:
+        if not run.peer:
+            raise
+        return found | {"failed": " ".join(str(error).split()) or type(error).__name__}
 
 
 def told(section: dict[str, Any]) -> dict[str, Any]:
@@ -148,85 +115,21 @@ def told(section: dict[str, Any]) -> dict[str, Any]:
     return {**found, "weights": Path(found["weights"]).name} if "weights" in found else found
 
 
-def machine() -> str:
-    """The processor's name and the number of cores."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [row.split(":")[1] for row in info.read_text().splitlines() if row.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{(names or [platform.processor()])[0].strip()}, {os.cpu_count()} cores"
-
-
-def labels(chosen: argparse.Namespace) -> str:
-    """What training was given of the test's defects."""
-    if chosen.on == "given":
-        return f"{chosen.labelled:.0%} of the defects, {'all' if chosen.withheld else 'half given, half'} told"
-    given = "not given" if chosen.withheld else "given without masks" if chosen.unmasked else "given with masks"
-    return f"{chosen.labelled:.0%} of the defects {given}"
-
-
-def synthetic(modality: Any, normals: Any, out: Path) -> Any:
-    """Manifest rows of `normals` and of the anomalies that both augmenters make of them, plain ones and faint ones."""
-    import pandas as pd
-
-    from pipeline.augmenters.cutpaste import CutPaste
-    from pipeline.augmenters.perlin import Perlin
-    from pipeline.samples import read_manifest
-
-    makers = {
-        "perlin": Perlin(share=1.0),
-        "cutpaste": CutPaste(share=1.0),
-        "faint": Perlin(share=1.0, opacity=(0.1, 0.4), finest=6, seed=1),
-        "scar": CutPaste(share=1.0, shape="scar", seed=1),
-    }
-    made = [normals]
-    for name, augmenter in makers.items():
-        folder = out / name
-        folder.mkdir()
-        modality.save(augmenter.augment(modality.samples(normals)), folder)
-        rows = read_manifest(folder)
-        made.append(rows.assign(defect=name, id=name + "/" + rows["id"]))
-    return pd.concat(made)
-
-
-def speeds(detector: Any, size: list[int], section: dict[str, Any], torch: Any) -> dict[str, float]:
-    """Images per second of the bare backbone and, for a bank, of backbone and one matrix product."""
-    import numpy as np
-
-    from benchmarks.peers import plain
-    from pipeline.parts import features
-    from pipeline.parts.features import Backbone
-
-    backbone = Backbone(**section.get("backbone", {}))
-    if backbone.name == features.backbones.FILTERBANK:
-        return {}
-    x = np.random.default_rng(0).integers(0, 256, (BATCH, 3, *size), dtype=np.uint8)
-    net, images = plain(section["backbone"]), torch.from_numpy(x).float()
-    ours = features.load(backbone, tuple(backbone.levels or (2, 3)))
-
-    def rate(run: Callable[[], object], rounds: int = 12) -> float:
-        with torch.inference_mode():
-            run()
-            started = time.perf_counter()
-            for _ in range(rounds):
-                run()
-        return BATCH * rounds / (time.perf_counter() - started)
-
-    found = {"bare_per_s": rate(lambda: net(images)), "folded_per_s": rate(lambda: ours.maps(x))}
-    bank = getattr(detector, "bank_", None)
-    if bank is not None:
-        maps = ours.maps(x)
-        patches = torch.rand(BATCH * maps[0].shape[2] * maps[0].shape[3], bank.shape[1])
-        found["bound_per_s"] = rate(lambda: (ours.maps(x), patches @ bank.T))
+def runs(chosen: argparse.Namespace) -> list[Run]:
+    """All that a command measures, in order: what is compared is measured one after the other."""
+    found = []
+    for name in candidates(chosen)[1]:
+        for one in regimes.measured(chosen):
+            found += [Run(one, name), *([Run(one, name, peer=True)] if chosen.peer else [])]
+            off = methods().get(name, Method()).ablation if chosen.ablate else {}
+            found += [Run(one, name, ablation=words) for words in off]
     return found
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that the split's paths are relative to")
-    parser.add_argument("--split", type=Path, required=True, help="CSV: path,label,defect,mask,group,split")
+    parser.add_argument("--split", required=True, help="CSV, several with commas: path,label,defect,mask,group,split")
     parser.add_argument("--detectors", help="names, with commas; of a line all by default")
     parser.add_argument("--line", type=Path, help="folder of a params.yaml to take dataset options and candidates from")
     parser.add_argument("--backbone", default="filterbank", help="a timm name")
@@ -238,35 +141,58 @@ def main() -> None:
     parser.add_argument("--labelled", type=float, default=0.0, help="share of the test's defects given to training")
     parser.add_argument("--unmasked", action="store_true", help="give them without their masks")
     parser.add_argument("--withheld", action="store_true", help="take them out of the test, but do not train on them")
+    parser.add_argument("--together", action="store_true", help="one model for all sets, each a category")
+    parser.add_argument("--shots", type=int, default=0, help="normal images to train on, of each category")
+    parser.add_argument("--draws", type=int, default=1, help="times that these are drawn")
+    parser.add_argument("--whole", action="store_true", help="score the test part as one batch")
+    parser.add_argument("--unseen", action="store_true", help="measure each set with what the others taught")
+    parser.add_argument("--ablate", action="store_true", help="measure again with each thing of methods.yaml off")
     parser.add_argument("--peer", choices=("anomalib",), help="measure its models, too")
     parser.add_argument("--quick", action="store_true", help="no speeds")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line's arguments, where they go together."""
     chosen = parser.parse_args()
+    several = len(regimes.sets(chosen)) > 1
+    wrong = {
+        "--on given needs --labelled": chosen.on == "given" and not chosen.labelled,
+        "--detectors or --line is needed": not chosen.line and not chosen.detectors,
+        "--together and --unseen need two sets or more in --split": (chosen.together or chosen.unseen) and not several,
+        "--together and --unseen exclude each other": chosen.together and chosen.unseen,
+        "--shots must be 0 or more": chosen.shots < 0,
+        "--draws must be 1 or more, and needs --shots": chosen.draws < 1 or (chosen.draws > 1 and not chosen.shots),
+        "--unseen goes without --labelled: of the other sets all is given": chosen.unseen and chosen.labelled,
+    }
+    for message in (message for message, holds in wrong.items() if holds):
+        parser.error(message)
+    return chosen
+
+
+def main() -> None:
+    chosen = checked(arguments())
     if chosen.one:
-        by, name = chosen.one.split(":")
-        print(json.dumps(measure(chosen, name, by == "peer")))
+        print(json.dumps(line(chosen, Run(**json.loads(chosen.one)))))
         return
-    if chosen.on == "given" and not chosen.labelled:
-        parser.error("--on given needs --labelled")
-    if not chosen.line and not chosen.detectors:
-        parser.error("--detectors or --line is needed")
     from benchmarks.page import table
 
-    lines = []
-    for name in candidates(chosen)[1]:
-        for by in ("own", "peer") if chosen.peer else ("own",):
-            command = [sys.executable, "-m", "benchmarks.images", *sys.argv[1:], "--one", f"{by}:{name}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                print(f"{by} {name} failed, see above", file=sys.stderr)
-                continue
-            lines.append(json.loads(done.stdout.splitlines()[-1]))
-            if chosen.out:
-                with chosen.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
+    lines, failed = [], 0
+    for run in runs(chosen):
+        command = [sys.executable, "-m", "benchmarks.images", *sys.argv[1:], "--one", json.dumps(asdict(run))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            print(f"{run} failed, see above", file=sys.stderr)
+            failed += 1
+            continue
+        lines.append(json.loads(done.stdout.splitlines()[-1]))
+        if chosen.out:
+            with chosen.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
     print(table(lines))
-    if not lines:
+    if failed:
         sys.exit(1)
 
 

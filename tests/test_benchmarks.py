@@ -3,12 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 from PIL import Image as Pil
 
+from benchmarks import images, regimes
+from benchmarks.methods import methods
 from benchmarks.page import page
+from pipeline import detectors
+from pipeline.tables import find
 from tests.pictures import planted, stripes
 
 ROOT = Path(__file__).parents[1]
@@ -18,34 +25,162 @@ def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def test_images_measures_a_detector_and_makes_its_page(tmp_path: Path) -> None:
-    rows = []
-    for kind, images in (("train", stripes(12, 0)), ("calibrate", stripes(4, 1)), ("test", planted(4, 2)[0])):
-        for i, image in enumerate(images):
-            Pil.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{kind}{i}.png")
-            odd = kind == "test" and i == len(images) - 1
-            rows.append({"path": f"{kind}{i}.png", "label": int(odd), "defect": "square" * odd, "split": kind})
-    pd.DataFrame(rows).to_csv(tmp_path / "split.csv", index=False)
-    given = ["--data", str(tmp_path), "--split", str(tmp_path / "split.csv"), "--size", "48x48"]
-    out = tmp_path / "out.jsonl"
-    run(
-        "benchmarks.images",
-        *given,
-        "--detectors",
-        "gaussian",
-        "--options",
-        "{gaussian: {maps: true}}",
-        "--out",
-        str(out),
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of stripes in a folder, `one` and `two`: upright ones and ones lying down, with a square as the last of
+    each test."""
+    out = tmp_path_factory.mktemp("sets")
+    for at, name in enumerate(("one", "two")):
+        (out / name).mkdir()
+        rows = []
+        for kind, pictures in (("train", stripes(12, at)), ("calibrate", stripes(4, 2)), ("test", planted(4, 3)[0])):
+            for i, image in enumerate(pictures):
+                path = f"{name}/{kind}{i}.png"
+                Pil.fromarray((image if at else image[:, ::-1]).transpose(1, 2, 0)).save(out / path)
+                odd = kind == "test" and i == len(pictures) - 1
+                rows.append({"path": path, "label": int(odd), "defect": "square" * odd, "split": kind})
+                rows[-1]["mask"] = f"{name}/mask.png" * odd
+        Pil.fromarray(planted(4, 3)[1][-1]).save(out / name / "mask.png")
+        pd.DataFrame(rows).to_csv(out / f"{name}.csv", index=False)
+    return out
+
+
+def chosen(folder: Path, sets: str, *more: str) -> Any:
+    split = ",".join(str(folder / f"{name}.csv") for name in sets.split("+"))
+    given = ["--data", str(folder), "--split", split, "--size", "48x48", "--fit", "stretch", "--quick"]
+    return images.arguments().parse_args(
+        [*given, "--detectors", "gaussian", "--options", "{gaussian: {maps: true}}", *more]
     )
+
+
+def test_images_measures_a_detector_and_makes_its_page(folder: Path, tmp_path: Path) -> None:
+    given = ["--data", str(folder), "--split", str(folder / "one.csv"), "--size", "48x48"]
+    out = tmp_path / "out.jsonl"
+    more = ["--detectors", "gaussian", "--options", "{gaussian: {maps: true}}", "--out", str(out)]
+    run("benchmarks.images", *given, *more)
     line = json.loads(out.read_text())
     assert line["image_auroc"] == line["auroc.square"] == 1.0
     assert line["fit_s"] > 0
-    assert line["images_per_s"] > 0
+    assert line["images_per_s"] == pytest.approx(1000 / line["score_ms"])
+    assert line["train_ms"] == pytest.approx(1000 * line["fit_s"] / 12)
     assert (line["train"], line["test"]) == (12, 4)
     shown = run("benchmarks.page", str(out))
     assert shown == page([line])
-    assert "| split | gaussian | assay | 48 x 48 letterbox | maps True | 1.000 |" in shown
+    assert "| one | gaussian | assay | 48 x 48 letterbox | maps True | 1.000 |" in shown
+
+
+def test_sets_together_are_categories_of_one_model(folder: Path) -> None:
+    given = chosen(folder, "one+two", "--together")
+    (only,) = images.runs(given)
+    line = images.line(given, only)
+    assert (line["set"], line["regime"], line["train"], line["test"]) == ("one+two", "all-class", 24, 8)
+    each = line["categories"]
+    assert set(each) == {"one", "two"}
+    for figure in ("image_auroc", "ap"):
+        assert line[figure] == pytest.approx((each["one"][figure] + each["two"][figure]) / 2)
+
+
+def test_shots_are_drawn_of_each_category_and_figures_are_means_over_the_draws(folder: Path) -> None:
+    given = chosen(folder, "one+two", "--together", "--shots", "2", "--draws", "3")
+    line = images.line(given, images.Run("one+two", "gaussian"))
+    assert (line["train"], line["shots"], line["draws"]) == (4, 2, 3)
+    assert "spread" in line
+    train = pd.DataFrame({"category": ["a"] * 5 + ["b"] * 5, "id": range(10)})
+    first, again, other = (regimes.drawn(given, "one+two", train, seed)["id"].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert [sum(i < 5 for i in first), len(first)] == [2, 4]
+
+
+def test_an_unseen_set_gives_training_nothing_but_its_shots(folder: Path) -> None:
+    for shots, expected in ((0, {"one": 20}), (1, {"one": 20, "two": 1})):
+        given = chosen(folder, "one+two", "--unseen", "--shots", str(shots))
+        assert [run.set for run in images.runs(given)] == ["one", "two"]
+        rows = [{"category": c, "split": s, "label": 0, "id": f"{c}{s}{i}"} for c in ("one", "two")
+                for s, n in (("train", 12), ("calibrate", 4), ("test", 4)) for i in range(n)]  # fmt: skip
+        train, test = regimes.parts(given, "two", pd.DataFrame(rows), None, folder)
+        train = regimes.drawn(given, "two", train, 0)
+        assert train["category"].value_counts().to_dict() == expected
+        assert (test["category"] == "two").all()
+        assert (test["split"] == "test").all()
+        assert not set(train["id"]) & set(test["id"])
+        assert regimes.regime(given) == ("few-shot" if shots else "zero-shot")
+    line = images.line(given, images.Run("two", "gaussian"))
+    assert line["learned_on"] == ["one"]
+    assert regimes.filled({"learn": "OTHERS", "shots": "SHOTS", "x": [1]}, given, "two") == {
+        "learn": ["one"], "shots": 1, "x": [1],
+    }  # fmt: skip
+
+
+def test_a_whole_test_is_scored_as_one_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import scoring
+
+    seen = []
+    score = scoring.score
+    monkeypatch.setattr(scoring, "score", lambda d, s, size, **k: (seen.append(size), score(d, s, size, **k))[1])
+    assert images.line(chosen(folder, "one", "--whole"), images.Run("one", "gaussian"))["regime"] == "zero-shot"
+    assert seen == [4]
+
+
+def test_ablations_follow_the_whole_method_in_the_same_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = images.Method(ablation={"no maps": {"maps": False}}, regimes={"few-shot": {"levels": 3}})
+    monkeypatch.setattr(images, "methods", lambda: {"gaussian": method})
+    given = chosen(folder, "one", "--ablate")
+    whole, off = (images.line(given, run) for run in images.runs(given))
+    assert "ablation" not in whole
+    assert (off["ablation"], off["off"], off["params"]["maps"]) == ("no maps", {"maps": False}, False)
+    assert "pixel_auroc" in whole
+    assert "pixel_auroc" not in off
+    few = images.candidates(chosen(folder, "one", "--shots", "1"))[1]["gaussian"]
+    assert few["levels"] == 3
+
+
+def test_a_peer_that_cannot_run_says_why(folder: Path) -> None:
+    given = chosen(folder, "one", "--peer", "anomalib")
+    assert [run.peer for run in images.runs(given)] == [False, True]
+    line = images.line(given, images.runs(given)[1])
+    assert line["by"] == "anomalib"
+    assert line["failed"].startswith("no peer for gaussian here")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--on", "given"], "--on given needs --labelled"),
+        (["--together"], "need two sets"),
+        (["--draws", "2"], "needs --shots"),
+        (["--shots", "-1"], "0 or more"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(
+    folder: Path, given: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["--data", str(folder), "--split", str(folder / "one.csv"), "--detectors", "gaussian"]
+    monkeypatch.setattr(sys, "argv", ["images", *plain, *given])
+    with pytest.raises(SystemExit):
+        images.checked(images.arguments())
+    assert says in capsys.readouterr().err
+
+
+def test_what_methods_switches_off_or_needs_are_options_of_the_detectors() -> None:
+    for name, method in methods().items():
+        known = {field.name for field in fields(find(detectors, f"image/{name}", "methods.yaml"))}
+        for options in (*method.ablation.values(), *method.regimes.values()):
+            assert set(options) <= known, name
+        assert method.published, name
+
+
+def test_a_section_of_methods_that_is_not_as_its_file_says_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "methods.yaml"
+    for text, says in (
+        ("a: {paper: x}", "no keys but"),
+        ("a: {regimes: [few]}", "all-class"),
+        ("a: {ablation: [x]}", "map words"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            methods(file)
+    file.write_text("a: {regimes: [few-shot], ablation: {without: {x: 0}}}")
+    assert methods(file)["a"].regimes == {"few-shot": {}}
 
 
 def test_the_page_of_results_is_that_of_the_results_kept() -> None:
