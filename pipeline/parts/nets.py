@@ -7,12 +7,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.errors import DataError, ModelError
 from pipeline.parts.progress import tracked
 
 Drawn = TypeVar("Drawn")
 Net = TypeVar("Net", bound=nn.Module)
+Shape = tuple[int, int, int]  # of one map: channels, rows, columns
 
 
 def arrays(net: nn.Module, prefix: str = "net.") -> dict[str, np.ndarray]:
@@ -35,6 +37,50 @@ def restored(net: Net, given: Mapping[str, np.ndarray], prefix: str = "net.") ->
 def frozen(net: Net) -> Net:
     """`net` in eval mode, its weights no longer trained."""
     return net.eval().requires_grad_(False)
+
+
+def convolution(inputs: int, outputs: int, width: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution, batch norm and ReLU; `n` rows become ceil(n / stride)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, width, stride, padding=width // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """The basic block of a ResNet (He et al., CVPR 2016): two convolutions, and the input added before the last ReLU,
+    itself through a convolution of 1 x 1 where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = convolution(inputs, outputs, stride=stride), convolution(outputs, outputs)[:2]
+        same = inputs == outputs and stride == 1
+        self.beside = nn.Identity() if same else convolution(inputs, outputs, 1, stride)[:2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.beside(x))
+
+
+class Decoder(nn.Module):
+    """A code `(n, c, h, w)` to maps of `shapes`, given finest first, the coarsest made first: enlarged to the size of
+    each level, a residual block, and a convolution of 1 x 1 to its channels. It sees nothing but the code."""
+
+    def __init__(self, channels: int, shapes: list[Shape], width: int) -> None:
+        super().__init__()
+        self.sizes = [(h, w) for _, h, w in shapes]
+        widths = [width * 2**i for i in range(len(shapes))]  # finer levels are narrower
+        self.blocks = nn.ModuleList(
+            [Residual(before, own) for before, own in zip([*widths[1:], channels], widths, strict=True)]
+        )
+        self.heads = nn.ModuleList([nn.Conv2d(own, c, 1) for own, (c, _, _) in zip(widths, shapes, strict=True)])
+
+    def forward(self, code: Tensor) -> list[Tensor]:
+        found, x = [], code
+        for size, block, head in reversed(list(zip(self.sizes, self.blocks, self.heads, strict=True))):
+            x = block(F.interpolate(x, size, mode="bilinear", align_corners=False))
+            found.append(head(x))
+        return found[::-1]
 
 
 def train(
