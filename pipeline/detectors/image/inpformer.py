@@ -17,6 +17,7 @@ from pipeline.errors import ParamsError
 from pipeline.parts import features, nets, tokens
 from pipeline.parts.attention import MLP, Attention
 from pipeline.parts.backbones import at_depths
+from pipeline.parts.copies import filled
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
@@ -78,13 +79,16 @@ class InpFormer:
     """Images per step (the paper's 16)."""
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate at its highest (the paper's 1e-3), falling along a cosine to a tenth."""
+    least: Annotated[int, Ge(1)] = 32
+    """Images that training has at least: fewer are filled up with mirrored, turned and moved copies, as the paper does
+    with few; 1 takes them as they come."""
     cache: Annotated[int, Ge(1)] = 1000
     """Most MB (10^6 bytes) of features held in half precision during fit; of more images than it holds, as many as it
     does are drawn."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 256
     """Sigma of the blur of the map, as a share of the image's shorter side (the paper's 4 of 256 pixels)."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the first weights and the images drawn."""
+    """Of the first weights, the copies and the images drawn."""
 
     def __post_init__(self) -> None:
         self.history_: list[dict[str, float]] = []
@@ -96,7 +100,7 @@ class InpFormer:
 
         Raises DataError for images of differing sizes, a backbone that gives no tokens, or when `cache` does not hold
         one image."""
-        some = normals(train)
+        some = filled(normals(train), self.least, self.seed)
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         held = hold(self._features, some, self.cache, self.seed, lambda maps, _: self._grouped(maps))
         where, rng = self._features.device, np.random.default_rng(self.seed)
