@@ -30,7 +30,8 @@ class Backbone:
     """`pretrained` (timm's own cache or hub), the path of a .safetensors file, or `none` (random, seed 0)."""
     levels: Annotated[list[Annotated[int, Ge(0)]], MinLen(1)] | None = None
     """Which maps: timm's out_indices of a CNN, the blocks of a ViT (from 0), or the filter bank's scales 0 to 3.
-    Without it the detector's own choice; of a ViT the blocks at half and three quarters of its depth."""
+    Without it the detector's own choice; of a ViT the blocks at half and three quarters of its depth, or the
+    detector's own."""
     mean: Annotated[list[float], Len(3, 3)] | None = None
     """Subtracted from RGB in [0, 1]. Without it, what timm names for the model."""
     std: Annotated[list[Annotated[float, Gt(0)]], Len(3, 3)] | None = None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
 from pipeline.parts import features, nets, tokens
-from pipeline.parts.attention import MLP, Block
+from pipeline.parts.attention import MLP, Block, Kind
 from pipeline.parts.backbones import at_depths
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone, BackboneField
@@ -171,7 +171,7 @@ class Dinomaly:
 class Rebuilder(nn.Module):
     """Bottleneck and decoder over groups of `channels`; linear maps at either end where these are not `width`."""
 
-    def __init__(self, channels: list[int], width: int, depth: int, heads: int, kind: str, drop: float) -> None:
+    def __init__(self, channels: list[int], width: int, depth: int, heads: int, kind: Kind, drop: float) -> None:
         super().__init__()
         self.alike = len(set(channels)) == 1
         entering = channels[0] if self.alike else sum(channels)
