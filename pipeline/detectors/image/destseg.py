@@ -29,7 +29,20 @@ from pipeline.samples import normals
 
 LEVELS = (1, 2, 3)  # of a timm backbone: the first three blocks of the teacher, section 3.3
 DILATIONS = (1, 2, 4)  # of the pyramid that reads the maps; the paper's maps are larger, and so are its steps
-Drawn = tuple[np.ndarray, Tensor, Tensor, list[Tensor], list[Tensor]]
+PRIOR = -2.0  # first bias of a logit: few positions are odd (Lin et al. 2017, section 4.1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of a step as the student sees them, uint8 `(n, 3, h, w)`, with what counts, bool `(n, h, w)`, and their
+    labels, int8 `(n, h, w)`; what counts at the finest level. Of the clean ones the teacher's maps and what counts."""
+
+    seen: np.ndarray
+    counts: Tensor
+    mark: Tensor
+    finest: Tensor
+    maps: list[Tensor]
+    inside: list[Tensor]
 
 
 @dataclass
@@ -91,14 +104,14 @@ class DeSTSeg:
             student, reader = (net.to(where).train() for net in self._nets())
         optimiser = torch.optim.AdamW(student.parameters(), self.rate)
         schedule = nets.warm_cosine(optimiser, self.steps)
-        draws = self._drawn(seen, None, rng)
+        draws = self._drawn(seen, None, self.chance if self.denoise else 0.0, rng)
         first = nets.train(optimiser, draws, self.steps, lambda drawn: self._denoising(student, drawn), schedule)
         self.student_, self.reader_, self.history_ = nets.frozen(student), nets.frozen(reader), first
         if self.segment:
             reader.train().requires_grad_(True)
             optimiser = torch.optim.AdamW(reader.parameters(), self.rate)
             schedule = nets.warm_cosine(optimiser, self.steps)
-            draws = self._drawn(seen, bad, rng)
+            draws = self._drawn(seen, bad, self.chance, rng)
             second = nets.train(optimiser, draws, self.steps, lambda drawn: self._segmenting(reader, drawn), schedule)
             nets.frozen(reader)
             self.history_ = first + [{**row, "step": self.steps + row["step"]} for row in second]
@@ -109,7 +122,8 @@ class DeSTSeg:
         must_be_fitted(self, "student_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            taught, learnt = self._features.maps(images), self.student_(self._normalised(images))
+            counts = counted(batch, self.size_, self._features.device)
+            taught, learnt = self._features.maps(images), self.student_(self._normalised(images, counts))
             if self.segment:
                 inside = counted(batch, taught[0].shape[2:], taught[0].device)
                 odd = self.reader_(products(taught, learnt), inside).sigmoid()
@@ -117,7 +131,7 @@ class DeSTSeg:
             else:
                 pairs = zip(taught, learnt, strict=True)
                 local = torch.stack([self._apart(one, other, batch) for one, other in pairs]).sum(dim=0)
-            sample = top_mean(local, counted(batch, self.size_, local.device), self.top)
+            sample = top_mean(local, counts, self.top)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
@@ -145,10 +159,10 @@ class DeSTSeg:
         """The student and the network that reads the products, with their first weights."""
         return Student(self.size_, self.shapes_, self.width), Reader(sum(c for c, _, _ in self.shapes_), self.hidden)
 
-    def _normalised(self, images: np.ndarray) -> Tensor:
-        """Images as the teacher takes them."""
-        where = self._features.device
-        return torch.from_numpy(images).to(where).float() * self._features.scale + self._features.shift
+    def _normalised(self, images: np.ndarray, counts: Tensor) -> Tensor:
+        """Images as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
+        x = torch.from_numpy(images).to(self._features.device).float() * self._features.scale + self._features.shift
+        return (x * counts.to(x.device)[:, None]).contiguous(memory_format=torch.channels_last)
 
     def _apart(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
         """1 minus the cosine of two levels, at the image's size (equation 1)."""
@@ -156,54 +170,53 @@ class DeSTSeg:
 
     def _marked(self, some: Samples, size: tuple[int, int]) -> held.Held | None:
         """The anomalous images whose masks say where, or None without any."""
-        marked = [(b.mask == ANOMALOUS).any(axis=(1, 2)) if b.mask is not None else [False] * len(b)
-                  for b in some.batches(held.BATCH)]  # fmt: skip
-        told = np.concatenate([np.zeros(0, bool), *marked]).astype(bool)
+        told = np.zeros(len(some), bool)
+        for start, batch in enumerate(some.batches(held.BATCH)):
+            checked(batch, size)
+            if batch.mask is not None:
+                told[start * held.BATCH :][: len(batch)] = (batch.mask == ANOMALOUS).any(axis=(1, 2))
         if not told.all():
+            missing = len(told) - int(told.sum())
             logging.getLogger(__name__).warning(
-                "%d of %d anomalous images have no mask: these teach nothing", (~told).sum(), len(told)
+                "%d of %d anomalous images have no mask: they teach nothing", missing, len(told)
             )
-        if not told.any():
-            return None
-        found = held.hold(self._features, some[told], self.cache, self.seed, with_images)
-        checked(next(iter(some[:1].batches(1))), size)
-        return found
+        return held.hold(self._features, some[told], self.cache, self.seed, with_images) if told.any() else None
 
-    def _drawn(self, good: held.Held, bad: held.Held | None, rng: np.random.Generator) -> Iterator[Drawn]:
-        """Per step: images as the student sees them, uint8; their marks, int8 `(n, h, w)`; what counts, at the size of
-        the finest level; and of the clean images the teacher's maps with what counts of each."""
+    def _drawn(
+        self, good: held.Held, bad: held.Held | None, chance: float, rng: np.random.Generator
+    ) -> Iterator[Drawn]:
+        """A step's normal images, corrupted, and behind them as many of the anomalous ones, where there are such."""
         cpu, odd = torch.device("cpu"), self.batch // 2 if bad is not None else 0
         order = shuffled(len(good), self.steps * (self.batch - odd), rng)
         for at in order.reshape(self.steps, -1):
-            (clean, _, *maps), (_, _, *inside) = good.of(at, cpu)
+            (clean, _, *maps), (counts, _, *inside) = good.of(at, cpu)
             images = clean.numpy().astype(np.uint8)
-            spoiled, marks = zip(
-                *(perlin.corrupted(images, i, rng, self.chance) for i in range(len(images))), strict=True
-            )
-            seen, mark = np.stack(spoiled), torch.from_numpy(np.stack(marks)).to(torch.int8)
-            counts = inside[0]
+            pairs = [perlin.corrupted(images, i, rng, chance, inside=own) for i, own in enumerate(counts.numpy())]
+            seen, mark = (np.stack(part) for part in zip(*pairs, strict=True))
+            finest = inside[0]
             if bad is not None:
-                (more, own, *_), (_, _, first, *_) = bad.of(rng.choice(len(bad), odd), cpu)
+                (more, own, *_), (also, _, first, *_) = bad.of(rng.choice(len(bad), odd), cpu)
                 seen = np.concatenate([seen, more.numpy().astype(np.uint8)])
-                mark, counts = torch.cat([mark, own[:, 0].to(torch.int8)]), torch.cat([counts, first])
-            yield seen, mark, counts, maps, inside
+                mark = np.concatenate([mark, own[:, 0].numpy().astype(np.int8)])
+                counts, finest = torch.cat([counts, also]), torch.cat([finest, first])
+            yield Drawn(seen, counts, torch.from_numpy(mark.astype(np.int8)), finest, maps, inside)
 
     def _denoising(self, student: "Student", drawn: Drawn) -> dict[str, Tensor]:
         """Equations 1 to 3: the student's features of the corrupted image against the teacher's of the clean one."""
-        seen, _, _, maps, inside = drawn
         where = self._features.device
-        learnt = student(self._normalised(seen))
-        pairs = zip(learnt, maps, inside, strict=True)
-        found = [cosine_distance(one.float(), other.to(where))[counts.to(where)] for one, other, counts in pairs]
+        learnt = student(self._normalised(drawn.seen, drawn.counts))
+        triples = zip(learnt, drawn.maps, drawn.inside, strict=True)
+        found = [cosine_distance(one.float(), other.to(where))[counts.to(where)] for one, other, counts in triples]
         return {f"level{i}": each.mean() for i, each in enumerate(found)}
 
     def _segmenting(self, reader: "Reader", drawn: Drawn) -> dict[str, Tensor]:
         """Equations 4 to 6: focal and L1 loss of what the reader finds, the teacher seeing the corrupted image too."""
-        seen, mark, counts, _, _ = drawn
         where = self._features.device
         with torch.no_grad():
-            found = products(self._features.maps(seen), self.student_(self._normalised(seen)))
-        target, counts = positions(mark, found.shape[2:]).to(where), counts.to(where)
+            learnt = self.student_(self._normalised(drawn.seen, drawn.counts))
+            found = products(self._features.maps(drawn.seen), learnt)
+        counts = drawn.finest.to(where)
+        target = positions(drawn.mark, found.shape[2:]).to(where)
         logit = reader(found, counts).float()
         known = counts & (target != UNKNOWN)
         logit, target = logit[known], target[known]
@@ -237,6 +250,7 @@ class Reader(nn.Module):
         self.pyramid = nn.ModuleList([nn.Conv2d(hidden, hidden, 3, padding=d, dilation=d) for d in DILATIONS])
         self.whole = nn.Linear(hidden, hidden)
         self.last = nn.Sequential(nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, 1, 1))
+        nn.init.constant_(self.last[-1].bias, PRIOR)
 
     def forward(self, found: Tensor, inside: Tensor) -> Tensor:
         x = self.blocks(found)

@@ -71,18 +71,18 @@ class STFPM:
         some = normals(train)
         self._features = features.load(self.backbone, LEVELS)
         where = self._features.device
-        seen = held.hold(self._features, some, self.cache, self.seed, with_images)
-        self.size_, self.shapes_ = seen.size, [tuple(level.shape[1:]) for level in seen.levels[1:]]
+        known = held.hold(self._features, some, self.cache, self.seed, with_images)
+        self.size_, self.shapes_ = known.size, [tuple(level.shape[1:]) for level in known.levels[1:]]
         net = self._student().to(where, memory_format=torch.channels_last).train()
         optimiser = torch.optim.SGD(net.parameters(), self.rate, momentum=MOMENTUM, weight_decay=self.decay)
 
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
-            (images, *taught), (_, *inside) = drawn
-            learnt = net(self._normalised(images))
-            pairs = [apart(one, other)[counts] for one, other, counts in zip(learnt, taught, inside, strict=True)]
+            (images, *taught), (counts, *inside) = drawn
+            learnt = net(self._normalised(images, counts))
+            pairs = [apart(one, other)[which] for one, other, which in zip(learnt, taught, inside, strict=True)]
             return {f"level{i}": found.mean() for i, found in enumerate(pairs)}  # equations 2 and 3, alpha = 1
 
-        draws = seen.draws(self.steps, self.batch, np.random.default_rng(self.seed), where)
+        draws = known.draws(self.steps, self.batch, np.random.default_rng(self.seed), where)
         schedule = nets.warm_cosine(optimiser, self.steps)
         self.history_ = nets.train(optimiser, draws, self.steps, losses, schedule)
         self.net_, self.hash_ = nets.frozen(net), self._features.hash
@@ -96,13 +96,14 @@ class STFPM:
         images = checked(batch, self.size_)
         with torch.inference_mode():
             taught, found = self._features.maps(images), []
-            x = torch.from_numpy(images).to(self._features.device, torch.float32, memory_format=torch.channels_last)
-            for one, other in zip(self._folded(self._normalised(x)), taught, strict=True):
+            counts = counted(batch, self.size_, self._features.device)
+            x = torch.from_numpy(images).to(self._features.device).float()
+            for one, other in zip(self._folded(self._normalised(x, counts)), taught, strict=True):
                 inside = counted(batch, other.shape[2:], other.device)
                 found.append(enlarged(apart(one, other), self.size_, self.smooth, inside))
             levels = torch.stack(found)
             local = levels.prod(dim=0) if self.fusion == "product" else levels.sum(dim=0)
-            sample = largest(local, counted(batch, self.size_, local.device))
+            sample = largest(local, counts)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
@@ -131,9 +132,10 @@ class STFPM:
         with seeded(self.seed):
             return Small(self.shapes_, self.size_[0])
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Images from 0 to 255 as the teacher takes them."""
-        return (images * self._features.scale + self._features.shift).contiguous(memory_format=torch.channels_last)
+    def _normalised(self, images: Tensor, counts: Tensor) -> Tensor:
+        """Images `(n, 3, h, w)` from 0 to 255 as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
+        found = (images * self._features.scale + self._features.shift) * counts[:, None]
+        return found.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self) -> None:
         """The student with its batch norms folded, which is what scores."""
