@@ -27,7 +27,7 @@ class Heads(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(heads, classes, width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Projections `(n, hidden)` of unit length and cosines to the prototypes `(heads, n, classes)` of `x` `(n, d)`."""
+        """Of `x` `(n, d)`: projections of unit length `(n, hidden)`, cosines to prototypes `(heads, n, classes)`."""
         x = x + self.adapter(x)
         cosines = F.normalize(x, dim=1) @ F.normalize(self.prototypes, dim=2).mT
         return F.normalize(self.project(x), dim=1), cosines

@@ -52,11 +52,14 @@ def room(memory: int, tokens: int, width: int) -> int:
 
 def distances(tokens: Tensor, others: Tensor, inside: Tensor) -> Tensor:
     """`(t, m)`: from each of one image's `tokens` `(t, d)` to the nearest token that counts, `inside` bool `(m, s)`, of
-    each of m `others` `(m, s, d)`, all of unit length."""
+    each of m `others` `(m, s, d)`, all of unit length. Products find the nearest, differences measure: a copy lies at
+    exactly 0, and rounding is not blown up by a root."""
     alike = (others.reshape(-1, others.shape[2]) @ tokens.T).view(*others.shape[:2], len(tokens))  # (m, s, t)
     if not inside.all():
         alike.masked_fill_(~inside[:, :, None], -torch.inf)
-    return (2 - 2 * alike.amax(dim=1).T).clamp(min=0).sqrt()  # |a - b|^2 = 2 - 2 ab
+    best = alike.max(dim=1).indices  # (m, t)
+    nearest = others[torch.arange(len(others), device=others.device)[:, None], best]  # (m, t, d)
+    return (nearest - tokens).norm(dim=2).T
 
 
 def interval_mean(found: Tensor, share: float) -> Tensor:
@@ -110,10 +113,13 @@ def rescored(
 
     `score` `(n,)` and `feature` `(n, d)` are of the images, `others` `(m,)` and `others_feature` `(m, d)` of the
     others; features are of unit length; `left_out`, bool `(n, m)`: these are nobody's neighbours."""
-    alike = (feature @ others_feature.T).clamp(min=0).masked_fill(left_out, -1.0)
+    # the order of cosines, which are coarse near 1
+    apart = torch.cdist(feature, others_feature, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = apart.masked_fill(left_out, torch.inf)
     known = int((~left_out).sum(dim=1).min())
     found = []
     for window in windows:
-        near, at = alike.topk(min(window - 1, known), dim=1)
-        found.append((score + (near * others[at]).sum(dim=1)) / (1 + near.sum(dim=1)))
+        near, at = apart.topk(min(window - 1, known), dim=1, largest=False)
+        weight = (1 - near**2 / 2).clamp(min=0)  # the cosine
+        found.append((score + (weight * others[at]).sum(dim=1)) / (1 + weight.sum(dim=1)))
     return torch.stack(found).mean(dim=0)

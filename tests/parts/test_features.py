@@ -289,3 +289,18 @@ def test_the_shared_weights_load() -> None:
     loaded = features.load(Backbone("mobilenetv2_100", path, [2, 3], [0.5] * 3, [0.5] * 3, extra))
     assert [tuple(m.shape) for m in loaded.maps(pictures())] == [(2, 32, 8, 8), (2, 96, 4, 4)]
     assert loaded.hash is not None
+
+
+def test_a_class_token_looks_where_it_is_told() -> None:
+    loaded, x = features.load(Backbone(**VIT)), pictures(2, 64)
+    maps, token = loaded.maps_and_class(x)
+    assert all(torch.equal(one, other) for one, other in zip(maps, loaded.maps(x), strict=True))
+    assert torch.equal(token, loaded.tokens(x)[-1][:, 0])
+    inside = torch.ones(2, 64, 64, dtype=torch.bool)
+    inside[0, :32] = False
+    guided = loaded.guided(x, inside)
+    torch.testing.assert_close(guided[1], token[1], rtol=1e-4, atol=1e-5)
+    assert (guided[0] - token[0]).abs().max() > 1e-3
+    filters = features.load(Backbone())
+    assert filters.maps_and_class(x)[1] is None
+    assert filters.guided(x, inside) is None
