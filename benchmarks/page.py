@@ -6,16 +6,17 @@ python -m benchmarks.page FILE.jsonl > docs/results/images.md
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-from benchmarks.images import KNOWN
+from benchmarks import image_tables as tables
+from benchmarks.image_tables import QUALITY, Lines, header, machine, table
+from benchmarks.methods import methods
 
-QUALITY = ("image_auroc", "ap", "pixel_auroc", "aupro")
-COST = ("fit_s", "images_per_s", "bare_per_s", "bound_per_s", "before_mb", "peak_mb")
-Line = dict[str, Any]
+__all__ = ["header", "page", "table"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PAGE = """# Image detectors on three sets
 
-Made by `python -m benchmarks.page docs/results/images.jsonl`; measured on {machine}. Each line of that file came from
+Made by `python -m benchmarks.page docs/results/images.jsonl`, whose lines came from
 
 ```sh
 python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --detectors DETECTOR \\
@@ -25,12 +26,60 @@ python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/
     --out FILE.jsonl                                                 # other sizes, unlabelled: the lines in examples/
 ```
 
-Scores are raw. Rows of one detector, ours and anomalib's, were measured one after the other. `images_per_s` counts
-decoding, resizing, forward and head; `bare_per_s` is timm's network alone, images in memory; `bound_per_s` the network
-as this project runs it and one product of patches by bank. `before_mb` is the peak memory before training: Python,
-torch, timm and the like; `peak_mb` that at the end. Where speeds are missing, they were not measured (`--quick`).
+measured on
+
+{machines}
+
+Scores are raw. Rows of one detector, ours and anomalib's, were measured one after the other.
+
+## What the papers say, and what stands here
+
+Image AUROC on {sets}, in this order.
+One model per set, 224 x 224 stretch, without labels where nothing else is said; `command` stands for the one above with
+these arguments. Papers measure on other sets, with larger backbones and images and many more steps, so compare ours
+with anomalib's, not with theirs.
+
+{papers}
+
+## One model for all sets
+
+By `--split SET,SET,SET --together`: image AUROC / AUPRO of each set and their means, beside the mean of image AUROC
+with one model per set.
+
+{all_class}
+
+## Few normal images
+
+By `--shots N --draws N`: image AUROC ± its standard deviation over the draws / AUPRO. What is learned on the other sets
+(`--unseen`) is given their labels and masks, and of the set itself the few normal images.
+
+{few}
+
+## No normal images
+
+By `--whole` (the test images, unlabelled, are all that is known) or `--unseen` (the other sets are): image AUROC /
+AUPRO.
+
+{zero}
+
+## What the ideas are worth
+
+By `--ablate`: the whole method's image AUROC / AUPRO, and the difference when a part is switched off.
+
+{ablations}
+
+## One model per set
+
+`images_per_s` counts decoding, resizing, forward and head; `bare_per_s` is timm's network alone, images in memory;
+`bound_per_s` the network as this project runs it and one product of patches by bank. `before_mb` is the peak memory
+before training: Python, torch, timm and the like; `peak_mb` that at the end. Where speeds are missing, they were not
+measured (`--quick`).{gpu}
 
 {table}
+
+## With labelled defects
+
+{labelled}
 
 ## Settings of magnetic_tile, judged without its test
 
@@ -41,98 +90,41 @@ is given, or half of them where it learns from the other half.
 
 ## Beside anomalib, on the same images, weights and settings
 
-Ours minus anomalib's, by raw scores; `faster` compares the seconds of training and scoring the test together; `memory`
-is our share of its peak, and of what it took beyond `before_mb`.
+Ours minus anomalib's, by raw scores; milliseconds of training by image of the training part and of scoring an image,
+ours / anomalib's; `memory` is our share of its peak, and of what it took beyond `before_mb`. Networks that learn get as
+many steps of as many images as ours, with anomalib's own losses and optimisers.
 
 {beside}
-
+{failures}
 ## Image AUROC by class of defect
 
 {classes}
 """
+ON_GPU = " `epoch_s` is the time of a pass over the training part, `memory_per_s` images in memory scored per second."
 
 
-def table(lines: list[Line], keys: tuple[str, ...] = (*QUALITY, *COST)) -> str:
-    """The results as a table in Markdown."""
-    rows = header("set", "detector", "by", "size", "settings", *keys)
-    for line in lines:
-        cells = [f"{line[key]:.{3 if key in QUALITY else 1}f}" if key in line else "" for key in keys]
-        told = [line["set"], line["detector"], line["by"], size(line), settings(line)]
-        rows.append("| " + " | ".join(told + cells) + " |")
-    return "\n".join(rows)
-
-
-def header(*names: str) -> list[str]:
-    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-
-
-def size(line: Line) -> str:
-    return " x ".join(map(str, line["dataset"]["size"])) + f" {line['dataset'].get('fit', 'letterbox')}"
-
-
-def settings(line: Line) -> str:
-    """What differs from the defaults, and what training was given of the defects."""
-    told = [_told(key, value) for key, value in line["params"].items() if key not in ("detector", "backbone")]
-    backbone = line["params"].get("backbone", {})
-    levels = backbone.get("levels")
-    if levels != KNOWN.get(backbone.get("name"), {}).get("levels"):
-        told.append(f"levels {levels}")
-    return ", ".join(told + [line[key] for key in ("labels",) if key in line])
-
-
-def _told(key: str, value: Any) -> str:
-    """An option, or a wrapper with its own."""
-    if not isinstance(value, dict):
-        return f"{key} {value}"
-    return f"{key} ({', '.join(f'{k} {v}' for k, v in value.items() if k != 'backbone')})"
-
-
-def beside(lines: list[Line]) -> str:
-    """Each line of ours that has one of anomalib's with the same set, size and settings, against that."""
-
-    def same(line: Line) -> tuple[str, ...]:
-        return line["set"], line["detector"], size(line), settings(line)
-
-    peers = {same(line): line for line in lines if line["by"] == "anomalib"}
-    rows = header("set", "detector", "settings", "image_auroc", "aupro", "faster", "memory", "beyond before_mb")
-    for own in lines:
-        peer = peers.get(same(own))
-        if own["by"] == "anomalib" or peer is None:
-            continue
-        cells = [f"{own[key] - peer[key]:+.3f}" for key in ("image_auroc", "aupro")]
-        cells.append(f"{seconds(peer) / seconds(own):.1f} times" if "images_per_s" in own else "")
-        cells.append(f"{own['peak_mb'] / peer['peak_mb']:.0%}")
-        known = "before_mb" in own and "before_mb" in peer
-        cells.append(f"{beyond(own) / beyond(peer):.0%}" if known else "")
-        rows.append("| " + " | ".join([own["set"], own["detector"], settings(own), *cells]) + " |")
-    return "\n".join(rows)
-
-
-def seconds(line: Line) -> float:
-    return line["fit_s"] + line["test"] / line["images_per_s"]
-
-
-def beyond(line: Line) -> float:
-    return line["peak_mb"] - line["before_mb"]
-
-
-def page(lines: list[Line]) -> str:
-    """The whole page, with machine, commands and defect classes."""
+def page(lines: Lines) -> str:
+    """The whole page, with machines, commands and defect classes."""
     judged = [line for line in lines if line["on"] != "test"]
     lines = [line for line in lines if line["on"] == "test"]
-    made = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
-    classes = []
-    for line in lines:
-        found = ", ".join(f"{k.removeprefix('auroc.')} {v:.3f}" for k, v in line.items() if k.startswith("auroc."))
-        if line["by"] == "assay" and found.count(","):
-            told = ", ".join(part for part in (line["set"], line["detector"], size(line), settings(line)) if part)
-            classes.append(f"- {told}: {found}")
+    whole = [line for line in lines if not {"regime", "ablation", "failed"} & set(line)]
+    machines = dict(zip(sorted({machine(line) for line in lines if "torch" in line}), LETTERS, strict=False))
+    failed = tables.failures(lines)
     return PAGE.format(
-        machine="; ".join(made),
-        table=table(lines),
+        machines="\n".join(f"- {letter}: {name}" for name, letter in machines.items()),
+        sets=", ".join(tables.names(lines)),
+        papers=tables.papers(lines, methods(), machines),
+        all_class=tables.all_class(lines),
+        few=tables.few(lines, "few-shot"),
+        zero=tables.few(lines, "zero-shot"),
+        ablations=tables.ablations(lines),
+        gpu=ON_GPU if any("epoch_s" in line for line in whole) else "",
+        table=table([line for line in whole if "labels" not in line]),
+        labelled=table([line for line in whole if "labels" in line]),
         judged=table(judged, QUALITY) if judged else "(none)",
-        beside=beside(lines),
-        classes="\n".join(classes) or "(one each)",
+        beside=tables.beside(lines),
+        failures=f"\nWhat anomalib cannot do here:\n\n{failed}\n" if failed else "",
+        classes=tables.classes(whole),
     )
 
 

@@ -19,6 +19,8 @@ README, PAGE, RESULTS = ROOT / "README.md", ROOT / "docs/detectors.md", ROOT / "
 BEGIN, END = "<!-- detectors: made by python -m pipeline.catalogue -->\n", "<!-- end of detectors -->\n"
 SPEEDS = ("fast", "medium", "slow")
 UNKNOWN = "not measured"
+APART = {"regime", "ablation"}  # one model for all sets, few normals or none; a part switched off
+BACKBONE = "mobilenetv2_100"  # that images are compared with
 INTRO = """# Detectors
 
 Made by `python -m pipeline.catalogue` from the code and from the results in `docs/results/`. No figure here is written
@@ -80,9 +82,9 @@ class Kind:
     text: str
 
     def rows(self) -> list[Row]:
-        """Our own rows of the results, those of other projects left out."""
+        """Our own rows of the results: not those of other projects, nor those that say something of APART."""
         text = (RESULTS / self.file).read_text(encoding="utf-8")
-        return [row for row in map(json.loads, text.splitlines()) if row["by"] == "assay"]
+        return [row for row in map(json.loads, text.splitlines()) if row["by"] == "assay" and not APART & set(row)]
 
     def speed(self, rows: Sequence[Row]) -> str:
         """The class of a detector, with the figure that decides."""
@@ -108,7 +110,13 @@ def _options(row: Row) -> dict[str, Any]:
 
 def _image_regime(labels: str | None) -> Callable[[Row], bool]:
     same = {"size": [224, 224], "fit": "stretch"}
-    return lambda row: row["on"] == "test" and row["dataset"] == same and row.get("labels") == labels
+
+    def counts(row: Row) -> bool:
+        network = row["params"].get("backbone", {}).get("name", BACKBONE)
+        alike = row["on"] == "test" and row["dataset"] == same and network == BACKBONE
+        return alike and row.get("labels") == labels
+
+    return counts
 
 
 def _image_cells(rows: Sequence[Row], every: Sequence[Row]) -> list[str]:

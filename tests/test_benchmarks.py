@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as Pil
 
 from benchmarks import images, regimes
+from benchmarks import page as pages
 from benchmarks.methods import methods
 from benchmarks.page import page
 from pipeline import detectors
@@ -181,6 +182,50 @@ def test_a_section_of_methods_that_is_not_as_its_file_says_is_refused(tmp_path: 
             methods(file)
     file.write_text("a: {regimes: [few-shot], ablation: {without: {x: 0}}}")
     assert methods(file)["a"].regimes == {"few-shot": {}}
+
+
+def kept(**more: Any) -> dict[str, Any]:
+    """A line as the benchmark writes them."""
+    line = {"detector": "x", "by": "assay", "set": "a", "on": "test", "params": {"detector": "image/x"}, "test": 10}
+    line |= {"dataset": {"size": [224, 224], "fit": "stretch"}, "train": 10, "fit_s": 1.0, "images_per_s": 20.0}
+    line |= {"peak_mb": 10.0, "machine": "M", "torch": "2", "image_auroc": 0.9, "aupro": 0.5}
+    return line | more
+
+
+def test_the_page_puts_each_line_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"x": images.Method(published="99.0 on MVTec AD", difference="A smaller backbone.")}
+    monkeypatch.setattr(pages, "methods", lambda: told)
+    each = {"a": {"image_auroc": 0.8, "aupro": 0.4}, "b": {"image_auroc": 0.6, "aupro": 0.2}}
+    lines = [
+        kept(),
+        kept(by="anomalib", image_auroc=0.88, fit_s=4.0),
+        kept(params={"detector": "image/x", "mining": 0}, ablation="no mining", off={"mining": 0}, image_auroc=0.85),
+        kept(set="b", image_auroc=0.7),
+        kept(set="a+b", regime="all-class", categories=each, image_auroc=0.7, aupro=0.3),
+        kept(regime="few-shot", shots=2, draws=3, spread=0.01, image_auroc=0.75),
+        kept(regime="zero-shot", learned_on=["b"], image_auroc=0.65),
+        kept(labels="10% of the defects given with masks", image_auroc=0.95),
+        {key: value for key, value in kept(set="b", by="anomalib", failed="No such model.").items() if key != "torch"},
+        kept(by="anomalib", detector="y"),
+    ]
+    sections = {part.split("\n")[0]: part for part in page(lines).split("\n## ")}
+    expected = {
+        "What the papers say, and what stands here": "| x | 99.0 on MVTec AD | 0.900 / 0.700 | 0.880 / - | none | A "
+        "| `--detectors x --peer anomalib` | A smaller backbone. |",
+        "One model for all sets": "| x | assay |  | 0.700 / 0.300 | 0.800 | 0.800 / 0.400 | 0.600 / 0.200 |",
+        "Few normal images": "| x | assay | 2 normal images, mean of 3 draws |  | 0.750 ± 0.010 / 0.500 |",
+        "No normal images": "| x | assay | learned on the other sets |  | 0.650 / 0.500 |",
+        "With labelled defects": "| a | x | assay | 224 x 224 stretch | 10% of the defects given with masks | 0.950 |",
+        "What the ideas are worth": "| x | nothing |  | 0.900 / 0.500 |\n|  | no mining |  | -0.050 / +0.000 |",
+        "Beside anomalib, on the same images, weights and settings": "| a | x |  | +0.020 | +0.000 "
+        "| 100.0 / 400.0 (4.0 times) | 50.0 / 50.0 (1.0 times) | 100% |  |",
+    }
+    for name, row in expected.items():
+        assert row in sections[name], name
+    assert "- x, none: No such model." in page(lines)
+    assert "epoch_s" not in page(lines)
+    assert "| epoch_s |" in page([kept(epoch_s=1.5)])
+    assert sections["One model per set"].count("\n| ") == 5  # the heading, three of x and one of y
 
 
 def test_the_page_of_results_is_that_of_the_results_kept() -> None:

@@ -1,5 +1,7 @@
 """The tables of detectors: what counts, what is left out, and what the words promise."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,16 @@ def test_other_sizes_settings_on_calibration_normals_and_given_defects_are_apart
     masked = image(labels="10% of the defects given with masks")
     assert given(masked)
     assert not plain(masked)
+    assert plain(image(params={"detector": "x", "backbone": {"name": "mobilenetv2_100"}}))
+    assert not plain(image(params={"detector": "x", "backbone": {"name": "resnet18"}}))
+
+
+def test_other_regimes_ablations_and_peers_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [{}, {"regime": "all-class"}, {"ablation": "no maps"}]
+    rows = [image(by="assay", **one) for one in more] + [image(by="anomalib")]
+    (tmp_path / IMAGES.file).write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(catalogue, "RESULTS", tmp_path)
+    assert IMAGES.rows() == rows[:1]
 
 
 @pytest.mark.parametrize(
