@@ -6,6 +6,7 @@ Vaswani et al. (NeurIPS 2017), "Attention is all you need"; the linear form afte
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,3 +83,12 @@ class Block(nn.Module):
         """`x` `(n, t, width)` to the same shape; see `Attention`. The context is taken as it comes."""
         x = x + self.attention(self.norm(x), context, mask)
         return x + self.mlp(self.after(x))
+
+
+def apart(grid: tuple[int, int], neighbours: int) -> Tensor:
+    """bool `(h w, h w)`: True where the second position lies outside the square of `neighbours` positions around the
+    first, or of as many as leave some to each; True everywhere for none."""
+    reach = min(neighbours // 2, (max(grid) - 2) // 2)
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    down, across = ((x.flatten()[:, None] - x.flatten()).abs() for x in (rows, columns))
+    return (down > reach) | (across > reach) if neighbours else torch.ones_like(down, dtype=torch.bool)

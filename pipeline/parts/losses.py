@@ -23,3 +23,11 @@ def focal(logit: Tensor, target: Tensor, gamma: float) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
     missed = 1 - torch.exp(-loss)  # 1 - p of the true class
     return (missed**gamma * loss).mean() if len(loss) else logit.sum() * 0
+
+
+def dice(logit: Tensor, target: Tensor) -> Tensor:
+    """1 minus the Dice coefficient of the sigmoid of `logit` and `target` in [0, 1], both `(n, h, w)`, mean over the
+    images; squares below, and 1 added above and below (Milletari et al. 2016)."""
+    p = logit.sigmoid()
+    both = 2 * (p * target).sum(dim=(1, 2)) + 1
+    return 1 - (both / ((p**2).sum(dim=(1, 2)) + (target**2).sum(dim=(1, 2)) + 1)).mean()

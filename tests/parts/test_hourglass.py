@@ -14,7 +14,8 @@ def test_odd_sizes_come_back_and_widths_double() -> None:
         net = made(skips)
         assert net.widths == [4, 8, 16]
         assert net(torch.rand(2, 3, 19, 13)).shape == (2, 2, 19, 13)
-        assert [tuple(x.shape[1:]) for x in net.encode(torch.rand(1, 3, 19, 13))] == [(4, 19, 13), (8, 9, 6), (16, 4, 3)]
+        maps = net.encode(torch.rand(1, 3, 19, 13))
+        assert [tuple(x.shape[1:]) for x in maps] == [(4, 19, 13), (8, 9, 6), (16, 4, 3)]
 
 
 def test_only_what_is_handed_over_reaches_the_decoder() -> None:

@@ -1,0 +1,145 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.detectors.image.fader import Fader, Layers, error, furthest, signal
+from pipeline.errors import DataError, ModelError, NotFittedError
+from pipeline.parts import features
+from pipeline.parts.device import seeded
+from pipeline.parts.hourglass import Hourglass
+from tests.pictures import SIDE, planted, stripes, view, whole
+
+TINY = {"steps": 3, "attenuating": 3, "batch": 2, "width": 2, "depth": 2, "shrink": 2, "hidden": 4, "mosaic": 2}
+
+
+def test_what_stands_out_most_is_covered_and_nothing_else() -> None:
+    odd = torch.tensor([[[1.0, 4.0, 2.0, 3.0], [0.0, 5.0, 4.0, 9.0]]])
+    inside = torch.ones(1, 2, 4, dtype=torch.bool)
+    inside[0, 1, 3] = False  # the largest, which does not count
+    expected = torch.tensor([[[0, 1, 0, 0], [0, 1, 0, 0]]]) > 0  # 0.25 of 7 are 2; of equal ones the first
+    torch.testing.assert_close(furthest(odd, inside, 0.25), expected)
+    assert not furthest(odd, inside, 0.0).any()
+
+
+def test_the_mask_is_one_of_the_image_alone_and_hides_a_defect() -> None:
+    x, mask = planted(3, 1)
+    detector = Fader(covered=0.25, shrink=4)
+    detector._features = features.load(detector.backbone)
+    covered = detector._masks(whole(view(x)))
+    assert covered.shape == (3, 12, 12)
+    assert covered.flatten(1).sum(dim=1).tolist() == [36, 36, 36]
+    torch.testing.assert_close(detector._masks(whole(view(x[2:])))[0], covered[2])
+    where = mask[2].reshape(12, 4, 12, 4).all(axis=(1, 3))
+    assert covered[2].numpy()[where].mean() > 0.7
+    hidden = detector._hidden(torch.from_numpy(x[:, :, ::4, ::4] / 255).float(), covered)
+    seen = torch.from_numpy(x[:, :, ::4, ::4] / 255).float()
+    shown = ~covered[:, None].expand_as(seen)
+    torch.testing.assert_close(hidden[shown], seen[shown])
+    blocks = F.avg_pool2d(seen[:, :, :8, :8], 8)[:, :, 0, 0]  # a mosaic of 8: one block and its rests
+    inner = covered[:, None, :8, :8].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(hidden[:, :, :8, :8][inner], blocks[:, :, None, None].expand(-1, -1, 8, 8)[inner])
+    assert not replace(detector, mosaic=0)._hidden(seen, covered)[covered[:, None].expand_as(seen)].any()
+
+
+def test_the_signal_by_hand() -> None:
+    wrong = torch.tensor([0.0, 0.5, 1.0, 2.0, 8.0])
+    torch.testing.assert_close(signal(wrong, 1.0), torch.tensor([1.0, 1.0, 1.0, 0.5, 0.125]))
+    a, b = torch.full((1, 3, 20, 20), 0.2), torch.full((1, 3, 20, 20), 0.6)
+    alike = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)
+    np.testing.assert_allclose(error(a, b), (1 - alike) / 2 + 0.16, atol=3e-4)
+
+
+def test_the_layers_leave_the_normal_and_weaken_what_came_out_wrong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with seeded(0):
+        layers = Layers([6], [2], 16)
+    maps = torch.randn(16, 6, 8, 8, generator=generator)
+    torch.testing.assert_close(layers.weaken(2, maps), 0.953 * maps, rtol=0.05, atol=0.2)  # as good as open at first
+    maps[:, 0, 2:4, 2:4] += 6.0  # the planted defect
+    wrong = torch.ones(16, 8, 8)
+    wrong[:, 2:4, 2:4] = 20.0
+    optimiser = torch.optim.Adam(layers.parameters(), lr=0.03)
+    for _ in range(120):
+        loss = F.binary_cross_entropy_with_logits(layers(2, maps), signal(wrong, 1.0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    fresh = torch.randn(16, 6, 8, 8, generator=generator)
+    fresh[:, 0, 5:7, 5:7] += 6.0
+    share = (layers.weaken(2, fresh) / fresh).mean(dim=1)
+    defect = torch.zeros(16, 8, 8, dtype=torch.bool)
+    defect[:, 5:7, 5:7] = True
+    assert share[~defect].mean() > 0.95
+    assert share[defect].mean() < 0.2  # 1 / 20 was asked for
+
+
+@pytest.mark.parametrize("host", ["unet", "autoencoder"])
+def test_the_losses_fall_and_a_planted_defect_is_found(host: str) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x, mask = planted(8, 1)
+    small = {"batch": 4, "width": 8, "depth": 2, "shrink": 2, "mosaic": 2, "covered": 0.1, "rate": 4e-3}
+    detector = Fader(host=host, steps=60, attenuating=30, **small).fit(view(stripes(16, 0)))
+    assert torch.equal(torch.get_rng_state(), before)
+    history = detector.history_
+    assert [row["step"] for row in history] == list(range(1, 91))
+    for name in ("ssim", "l2"):
+        losses = [row[name] for row in history[:60]]
+        assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
+    scores = detector.score(whole(view(x, mask=mask)))
+    assert scores.sample.argmax() == 7
+    row, column = np.unravel_index(scores.local[7].argmax(), (SIDE, SIDE))
+    assert 12 <= row < 32
+    assert 16 <= column < 36
+
+
+def test_the_host_stays_as_it_was_and_may_stand_alone() -> None:
+    train = view(stripes(6, 0))
+    alone, helped = Fader(**{**TINY, "attenuating": 0}).fit(train), Fader(**TINY).fit(train)
+    for one, other in zip(alone.host_.state_dict().values(), helped.host_.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert isinstance(helped.host_, Hourglass)
+    test = whole(view(planted(3, 1)[0]))
+    assert not np.array_equal(alone.score(test).sample, helped.score(test).sample)
+    assert len(alone.history_) == 3
+
+
+def test_repeats_and_survives_its_state_bit_for_bit() -> None:
+    train, test = view(stripes(6, 0)), whole(view(planted(3, 1)[0]))
+    first = Fader(**TINY).fit(train)
+    second = Fader(**TINY).fit(view(stripes(2, 9))).fit(train)
+    for other in (second, Fader(**TINY).from_state(first.state())):
+        np.testing.assert_array_equal(first.score(test).sample, other.score(test).sample)
+        np.testing.assert_array_equal(first.score(test).local, other.score(test).local)
+    apart = np.concatenate([first.score(b).sample for b in view(test.x).batches(1)])
+    np.testing.assert_allclose(first.score(test).sample, apart, rtol=1e-4, atol=1e-5)
+    assert first.history_ == second.history_
+    with pytest.raises(ModelError, match="do not fit"):
+        Fader(**{**TINY, "hidden": 3}).from_state(first.state())
+
+
+def test_what_does_not_count_is_not_seen() -> None:
+    x, region = stripes(4, 0), np.ones((4, SIDE, SIDE), bool)
+    region[:, :, :20] = False
+    other = np.where(region[:, None], x, np.random.default_rng(1).integers(0, 256, x.shape, dtype=np.uint8))
+    first, second = (Fader(**TINY).fit(view(images, region=region)) for images in (x, other))
+    scores, same = (one.score(whole(view(images, region=region))) for one, images in ((first, x), (second, other)))
+    np.testing.assert_array_equal(scores.sample, same.sample)
+    np.testing.assert_array_equal(scores.local, same.local)
+
+
+def test_refusals() -> None:
+    batch = whole(view(stripes(2, 0)))
+    with pytest.raises(NotFittedError):
+        Fader().score(batch)
+    with pytest.raises(NotFittedError):
+        Fader().state()
+    with pytest.raises(DataError, match="normal"):
+        Fader(**TINY).fit(view(stripes(2, 0), np.ones(2)))
+    with pytest.raises(DataError, match="at least 16 pixels high and wide .* got 48 x 12"):
+        Fader(**TINY).fit(view(stripes(3, 0)[:, :, :, :12]))
+    with pytest.raises(DataError, match=r"48 high and 48 wide, .* got 47 x 48 \(sample s-000\)"):
+        Fader(**TINY).fit(view(stripes(1, 0))).score(replace(batch, x=batch.x[:, :, 1:]))
