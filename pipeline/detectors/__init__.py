@@ -4,6 +4,8 @@ TABLE = {
     "image/patchcore": "PatchCore",
     "image/gaussian": "Gaussian",
     "image/draem": "Draem",
+    "image/fader": "Fader",
+    "image/onenip": "OneNIP",
     "image/padim": "Padim",
     "image/simplenet": "SimpleNet",
     "image/efficientad": "EfficientAD",

@@ -19,7 +19,9 @@ from tests.contract.worlds import SPOILED, World
 
 # What a detector needs to learn a tiny world in seconds; everything else stands at its defaults.
 SMALL: dict[str, dict[str, Any]] = {
-    "image/draem": {"steps": 30, "depth": 2, "rate": 5e-3},
+    "image/draem": {"steps": 40, "depth": 2, "width": 8, "compare": 8, "shrink": 2, "rate": 5e-3},
+    "image/fader": {"steps": 60, "attenuating": 20, "batch": 4, "width": 8, "depth": 2, "shrink": 2, "mosaic": 4},
+    "image/onenip": {"steps": 40, "batch": 4, "width": 32, "hidden": 16, "rate": 4e-3},
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
     "image/efficientad": {"teacher_steps": 10, "steps": 40, "width": 8, "hidden": 8},
     "image/supersimplenet": {"steps": 60},
@@ -40,6 +42,8 @@ SMALL: dict[str, dict[str, Any]] = {
 # as little as shows that a fit is repeatable, forgets, and stands one sample
 BRIEF: dict[str, dict[str, Any]] = {
     "image/draem": {"steps": 4, "batch": 4},
+    "image/fader": {"steps": 4, "attenuating": 2},
+    "image/onenip": {"steps": 4},
     "image/simplenet": {"steps": 20},
     "image/efficientad": {"teacher_steps": 3, "steps": 6},
     "image/supersimplenet": {"steps": 6},
