@@ -43,7 +43,7 @@ class Draem:
     learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.07610"
 
-    steps: Annotated[int, Ge(1)] = 600
+    steps: Annotated[int, Ge(1)] = 400
     """Optimiser steps."""
     batch: Annotated[int, Ge(1)] = 8
     """Normal images per step."""
@@ -55,8 +55,11 @@ class Draem:
     """Channels of the comparing network's first block."""
     depth: Annotated[int, Ge(1), Le(6)] = 3
     """Halvings of the resolution in both networks."""
-    shrink: Annotated[int, Ge(1), Le(8)] = 4
+    shrink: Annotated[int, Ge(1), Le(8)] = 2
     """Side of the blocks of pixels averaged before the networks look; 2 costs a quarter of 1, and finest defects."""
+    crop: Annotated[int, Ge(8)] = 64
+    """Side of the windows, at random places, that are trained on, in blocks of `shrink` pixels; smaller is faster and
+    sees less at once. Larger than the image is all of it, as in the paper."""
     chance: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of the normals that are corrupted (the paper's 0.5); larger teaches more of anomalies, less of normals."""
     opacity: Annotated[float, Ge(0), Le(1)] = 0.2
@@ -125,16 +128,28 @@ class Draem:
         rng = np.random.default_rng(self.seed)
         good, bad = held.normals, held.marked
         order = good[shuffled(len(good), self.steps * self.batch, rng)].reshape(self.steps, -1)
-        wanted = self.labelled if len(bad) else 0
-        odd = bad[shuffled(len(bad), self.steps * wanted, rng)] if wanted else bad[:0]
-        for at, more in zip(order, odd.reshape(self.steps, -1) if wanted else order[:, :0], strict=True):
-            clean, inside = held.x[at], held.inside[at]
+        for at in order:
+            windows = [self._window(held, i, rng) for i in at]
+            clean, inside = (np.stack([part[window] for window in windows]) for part in (held.x, held.inside))
             pairs = [
                 corrupted(clean, i, rng, self.chance, (self.opacity, 1.0), inside=inside[i]) for i in range(len(at))
             ]
+            for i in rng.choice(bad, self.labelled) if len(bad) else ():
+                window = self._window(held, i, rng)
+                pairs.append((held.x[window], held.marks[window]))
             seen, masks = (np.stack(part) for part in zip(*pairs, strict=True))
-            seen, masks = np.concatenate([seen, held.x[more]]), np.concatenate([masks, held.marks[more]])
             yield unit(clean, where), unit(seen, where), torch.from_numpy(masks).to(where)
+
+    def _window(self, held: Images, i: int, rng: np.random.Generator) -> tuple:
+        """Index of a window of image i at a random place, of a marked one around one of its marks."""
+        starts = []
+        about = rng.permutation(np.argwhere(held.marks[i]))[0] if held.marks[i].any() else None
+        for axis, side in enumerate(held.x.shape[2:]):
+            least, most = 0, max(side - self.crop, 0)
+            if about is not None:
+                least, most = max(least, int(about[axis]) - self.crop + 1), min(most, int(about[axis]))
+            starts.append(int(rng.integers(min(least, most), most + 1)))
+        return (i, ..., slice(starts[0], starts[0] + self.crop), slice(starts[1], starts[1] + self.crop))
 
     def _losses(self, net: "Networks", clean: Tensor, seen: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Equations 1 to 4; the repair counts only where the clean image is known."""
