@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.parts.perlin import blend, foreign, mask, noise
+from pipeline.parts.perlin import blend, corrupted, foreign, mask, noise
 
 
 def test_noise_vanishes_on_the_grid_and_is_smooth_between() -> None:
@@ -50,3 +50,17 @@ def test_foreign_textures_keep_shape_and_range() -> None:
         assert out.min() >= 0
         assert out.max() <= 255
         assert not np.array_equal(out, image)
+
+
+def test_corruption_stays_within_what_counts() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    inside = np.zeros((32, 32), bool)
+    inside[:, 20:] = True
+    for seed in range(20):
+        seen, where = corrupted(images, 1, np.random.default_rng(seed), 1.0, inside=inside)
+        assert where.any()
+        assert not where[:, :20].any()
+        np.testing.assert_array_equal(seen[:, ~where], images[1][:, ~where])
+    same, nowhere = corrupted(images, 1, np.random.default_rng(0), 0.0)
+    np.testing.assert_array_equal(same, images[1])
+    assert not nowhere.any()
