@@ -24,8 +24,12 @@ def header(*names: str) -> list[str]:
 
 
 def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, or the word that there is nothing to show."""
-    return "\n".join([*header(*names), *(f"| {' | '.join(row)} |" for row in rows)]) if rows else NONE
+    """A table without its empty columns, or the word that there is nothing to show."""
+    some = [at for at in range(len(names)) if any(row[at] for row in rows)]
+    if not some:
+        return NONE
+    cells = [[row[at] for at in some] for row in rows]
+    return "\n".join([*header(*(names[at] for at in some)), *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 def table(lines: Lines, keys: tuple[str, ...] = (*QUALITY, *COST)) -> str:
@@ -119,13 +123,13 @@ def papers(lines: Lines, methods: dict[str, Method], machines: dict[str, str]) -
         if not ours:
             continue
         method = methods.get(name, Method())
-        triples = [" / ".join(figure(of.get(one), ["image_auroc"]) or "-" for one in sets) for of in (ours, theirs)]
-        where = sorted({machines[machine(line)] for line in (*ours.values(), *theirs.values())})
+        each = ["<br>".join(figure(of.get(one), ["image_auroc"]) or "-" for one in sets) for of in (ours, theirs)]
+        where = ", ".join([network, *sorted({machines[machine(line)] for line in (*ours.values(), *theirs.values())})])
         flags = command(next(iter(ours.values()))) + " --peer anomalib" * bool(theirs)
-        told = [method.published, triples[0] + note, triples[1] if theirs else "", network, ", ".join(where)]
-        rows.append([name, *told, f"`{flags}`", method.difference])
-    columns = ["detector", "the paper's", "ours", "anomalib's", "backbone", "machine", "command", "difference"]
-    return markdown(columns, rows)
+        last = "<br>".join([*filter(None, [method.difference]), f"`{flags}`"])
+        first = "<br>".join([f"**{name}**", where, *filter(None, [note])])
+        rows.append([first, method.published, each[0], each[1] if theirs else "", last])
+    return markdown(["detector", "the paper's figure", "ours", "anomalib's", "difference, command"], rows)
 
 
 def command(line: Line) -> str:
@@ -152,7 +156,7 @@ def _chosen(own: Lines) -> tuple[dict[str, Line], str]:
         found = plainest([line for line in own if counts(line)])
         if found:
             first = next(iter(found.values()))
-            return found, f" ({first['labels'] if note == 'labels' else regime(first)})" if note else ""
+            return found, (first["labels"] if note == "labels" else regime(first)) if note else ""
     return {}, ""
 
 
@@ -170,7 +174,7 @@ def all_class(lines: Lines) -> str:
         apart = f"{fmean(one[name]['image_auroc'] for name in sets):.3f}" if set(sets) <= set(one) else ""
         each = [figure(line["categories"].get(name)) for name in sets]
         rows.append([line["detector"], line["by"], _options(line), figure(line), apart, *each])
-    return markdown(["detector", "by", "settings", "mean", "one model per set", *sets], rows)
+    return markdown(["detector", "by", "settings", "mean", "apart", *sets], rows)
 
 
 def _same(line: Line) -> tuple[str, str, str]:

@@ -34,17 +34,17 @@ Scores are raw. Rows of one detector, ours and anomalib's, were measured one aft
 
 ## What the papers say, and what stands here
 
-Image AUROC on {sets}, in this order.
-One model per set, 224 x 224 stretch, without labels where nothing else is said; `command` stands for the one above with
-these arguments. Papers measure on other sets, with larger backbones and images and many more steps, so compare ours
+Below each detector stand backbone and machine; image AUROC is on {sets}, from top to bottom.
+One model per set, 224 x 224 stretch, without labels where nothing else is said; the command is the one above with these
+arguments. Papers measure on other sets, with larger backbones and images and many more steps, so compare ours
 with anomalib's, not with theirs.
 
 {papers}
 
 ## One model for all sets
 
-By `--split SET,SET,SET --together`: image AUROC / AUPRO of each set and their means, beside the mean of image AUROC
-with one model per set.
+By `--split SET,SET,SET --together`: image AUROC / AUPRO of each set and their means; `apart`: the mean image AUROC of
+one model per set.
 
 {all_class}
 
