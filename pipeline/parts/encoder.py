@@ -1,4 +1,4 @@
-"""An encoder that is trained: residual stages over the filter bank, or a timm model with its weights."""
+"""An encoder that is trained: a small residual net from scratch, or a timm model with its weights."""
 
 from typing import Self
 
@@ -11,47 +11,54 @@ from pipeline.parts.features import Features
 
 
 class Encoder(nn.Module):
-    """Images, float `(n, 3, h, w)` from 0 to 255, to one map per stage: a timm model's levels, or residual stages over
-    the filter bank's finest maps."""
+    """Images, float `(n, 3, h, w)` from 0 to 255, to one map per stage: a timm model's levels, or, in place of the
+    filter bank, which has nothing to train, three residual stages from scratch."""
 
     def __init__(self, loaded: Features, width: int) -> None:
         super().__init__()
-        self.own = loaded.name == FILTERBANK
-        self.net, self.half = loaded.net, loaded.half
+        self.own, self.half = loaded.name == FILTERBANK, loaded.half
         self.register_buffer("scale", loaded.scale, persistent=False)
         self.register_buffer("shift", loaded.shift, persistent=False)
-        self.stages = nn.ModuleList()
-        self.to(loaded.device)
-        if not self.own:
-            self.net.requires_grad_(True)
-            return
-        widths = [self.channels(64)[0], width, 2 * width, 4 * width]
-        pairs = zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
-        self.stages.extend(Residual(before, after, stride) for before, after, stride in pairs)
+        self.net = Stages(width) if self.own else loaded.net.requires_grad_(True)
         self.to(loaded.device)
 
     def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         """The maps of all stages, or of the first `depth`, shallowest first."""
+        x = x * self.scale + self.shift
+        if self.own:
+            return self.net(x, depth)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            found = self.net(x * self.scale + self.shift)
-        if not self.own or not len(self.stages):
-            return found[:depth]
-        maps, found = found[0], []
-        for stage in self.stages[:depth]:
-            maps = stage(maps)
-            found.append(maps)
-        return found
+            return self.net(x)[:depth]
 
     def train(self, mode: bool = True) -> Self:
-        """The backbone always stands as in scoring: batch norms do not move, nothing is dropped."""
+        """A timm model always stands as in scoring: batch norms do not move, nothing is dropped."""
         super().train(mode)
-        self.net.eval()
+        if not self.own:
+            self.net.eval()
         return self
 
     @torch.no_grad()
     def channels(self, side: int) -> list[int]:
         """Of the maps of each stage."""
-        return [m.shape[1] for m in self(torch.zeros(1, 3, side, side, device=self.scale.device))]
+        return [m.shape[1] for m in self.eval()(torch.zeros(1, 3, side, side, device=self.scale.device))]
+
+
+class Stages(nn.Module):
+    """The stem of a ResNet, then a residual stage at strides of 4, 8 and 16 each, twice as wide as the one before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+        shapes = ((width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2))
+        self.stages = nn.ModuleList([Residual(*shape) for shape in shapes])
+
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+        """The maps of the first `depth` stages, or of all."""
+        x, found = F.max_pool2d(F.relu(self.norm(self.stem(x))), 3, 2, 1), []
+        for stage in self.stages[:depth]:
+            x = stage(x)
+            found.append(x)
+        return found
 
 
 class Residual(nn.Module):

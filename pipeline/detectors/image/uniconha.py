@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import DataError
 from pipeline.parts import features, nets
-from pipeline.parts.backbones import FILTERBANK, Tokens
+from pipeline.parts.backbones import Tokens
 from pipeline.parts.contrastive import pasted, soft_weights, turned, unilateral, views
 from pipeline.parts.device import seeded
 from pipeline.parts.draws import shuffled
@@ -51,8 +51,8 @@ class UniConHA:
     paper: ClassVar[str] = "https://arxiv.org/abs/2308.10155"
 
     backbone: BackboneField = field(default_factory=Backbone)
-    """What is trained. `filterbank`: three residual stages from scratch over its finest maps, which stand for the first
-    stage (the paper trains a ResNet-18 from scratch); a timm model is fine-tuned, its batch norms as they are."""
+    """What is trained: a timm model is fine-tuned, its batch norms as they are; `filterbank`, which has nothing to
+    train, stands for a small residual net from scratch (the paper's is a ResNet-18)."""
     width: Annotated[int, Ge(2), MultipleOf(2)] = 32
     """Channels of the first residual stage, doubled by each of the next two (the paper's second stage has 128); only
     for `filterbank`. Time grows with its square."""
@@ -103,15 +103,15 @@ class UniConHA:
         the backbone cannot take, or when `cache` does not hold one."""
         some = normals(train)
         held = hold_images(some, self.cache, self.seed)
-        loaded = self._loaded(self.backbone)
+        loaded = features.load(self.backbone, LEVELS)
         self._scaled(held.size, loaded)
         with seeded(self.seed):
             encoder = Encoder(loaded, self.width)
             heads = nn.ModuleList([Projection(c) for c in encoder.channels(self.view)]).to(loaded.device)
-        fresh = [*encoder.stages.parameters(), *heads.parameters()]
-        groups = [{"params": fresh, "lr": self.rate}]
-        if not encoder.own:
-            groups.append({"params": list(encoder.net.parameters()), "lr": self.rate * TUNED})
+        groups = [
+            {"params": list(heads.parameters()), "lr": self.rate},
+            {"params": list(encoder.parameters()), "lr": self.rate * (1.0 if encoder.own else TUNED)},
+        ]
         optimiser = torch.optim.AdamW(groups, weight_decay=1e-4)
         encoder.train()
         drawn = self._drawn(held, len(heads), loaded.device)
@@ -160,17 +160,12 @@ class UniConHA:
         return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_})
 
     def from_state(self, state: State) -> Self:
-        loaded = self._loaded(replace(self.backbone, weights="none"))  # its weights come with the state
+        loaded = features.load(replace(self.backbone, weights="none"), LEVELS)  # its weights come with the state
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self._scaled(self.size_, loaded)
         self.encoder_ = nets.restored(Encoder(loaded, self.width), state.arrays)
         self._kept(torch.from_numpy(np.array(state.arrays["bank"])).to(loaded.device))
         return self
-
-    def _loaded(self, backbone: Backbone) -> Features:
-        if backbone.name == FILTERBANK and backbone.levels is None:
-            backbone = replace(backbone, levels=[0])  # coarser ones would not be looked at
-        return features.load(backbone, LEVELS)
 
     def _kept(self, bank: Tensor) -> None:
         self.bank_, self._bank = bank, Bank(bank)

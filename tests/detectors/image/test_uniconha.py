@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pipeline.detectors.image import uniconha
 from pipeline.detectors.image.uniconha import UniConHA
 from pipeline.errors import DataError, NotFittedError
-from pipeline.parts import contrastive
+from pipeline.parts import contrastive, features
 from pipeline.parts.contrastive import pasted, soft_weights, turned, unilateral, views
 from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
@@ -147,7 +147,7 @@ def test_the_ideas_can_be_switched_off() -> None:
 def test_a_backbone_is_fine_tuned() -> None:
     backbone = Backbone("test_resnet", levels=[1, 2])
     detector = UniConHA(backbone, **TINY | {"steps": 1, "images": 2}).fit(view(stripes(2, 0)))
-    before = UniConHA(backbone, **TINY)._loaded(backbone).net.state_dict()
+    before = features.load(backbone).net.state_dict()
     after = detector.encoder_.net.state_dict()
     assert any(not torch.equal(after[name], before[name]) for name in before)
     test = whole(view(stripes(2, 1)))
