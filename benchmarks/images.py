@@ -20,7 +20,7 @@ Regimes beside one model per set:
   `--unseen`     each set is measured with what the others taught: all their images, labels and masks; with `--shots`
                  training also holds N normal images of the set itself
 Options that a method needs in a regime stand in benchmarks/methods.yaml. `--ablate` measures each detector again with
-each thing switched off that is named there.
+each thing switched off that is named there, without speeds.
 
 `images_per_s` counts decoding, resizing, forward and head; `score_ms` is its inverse, `train_ms` the time of training
 by image of `train`. `bare_per_s` is timm's own network on images in memory, at the same batch size; `folded_per_s` the
@@ -92,6 +92,8 @@ def line(chosen: argparse.Namespace, run: Run) -> dict[str, Any]:
     """The line of one run, measured in this process; of a peer that cannot run, with the reason."""
     from benchmarks.image_runs import measure
 
+    if run.ablation:  # its cost says nothing of the method
+        chosen = argparse.Namespace(**{**vars(chosen), "quick": True})
     options, sections = candidates(chosen)
     off = methods()[run.name].ablation[run.ablation] if run.ablation else {}
     section = regimes.filled({**sections[run.name], **off}, chosen, run.set)

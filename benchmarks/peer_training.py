@@ -4,6 +4,7 @@ Their `training_step` and `configure_optimizers` are called on a stand-in for th
 images are held in memory. Each recipe says what of anomalib 2.7.0 had to be set otherwise for the same backbone.
 """
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -179,13 +180,16 @@ def fastflow(backbone: Backbone, own: Any, size: list[int]) -> Peer:
 
 
 def cflow(backbone: Backbone, own: Any, size: list[int]) -> Peer:
-    """Each of anomalib's steps on some images is many on 64 of their positions each."""
+    """Ours learns from vectors drawn from all images, anomalib's from all vectors of an image, 64 at a time: it gets as
+    many images as have as many vectors, at the finest level, as ours sees."""
     from anomalib.models.image.cflow.lightning_model import Cflow
     from anomalib.models.image.cflow.torch_model import CflowModel
 
     model = CflowModel(backbone=backbone["name"], layers=layers(backbone), pre_trained=False)
     model.encoder.feature_extractor = plain(backbone).requires_grad_(False)
-    return Learner(Cflow, model, backbone, own, manual=True, learning_rate=1e-4)
+    vectors = math.prod(side // model.encoder.feature_extractor.feature_info.reduction()[0] for side in size)
+    images = SimpleNamespace(steps=math.ceil(own.steps * own.batch / (vectors * BATCH)), batch=BATCH)
+    return Learner(Cflow, model, backbone, images, manual=True, learning_rate=1e-4)
 
 
 def draem(backbone: Backbone, own: Any, size: list[int]) -> Peer:

@@ -46,8 +46,8 @@ def told(chosen: Namespace, name: str) -> dict[str, Any]:
 
 
 def filled(options: dict[str, Any], chosen: Namespace, name: str) -> dict[str, Any]:
-    """`options` with OTHERS and SHOTS replaced by what they stand for."""
-    known = {"OTHERS": others(chosen, name), "SHOTS": chosen.shots}
+    """`options` with OTHERS (null where there are none) and SHOTS replaced by what they stand for."""
+    known = {"OTHERS": others(chosen, name) or None, "SHOTS": chosen.shots}
     return {key: known.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
 
 

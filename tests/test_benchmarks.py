@@ -5,19 +5,23 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image as Pil
+from torch import Tensor, nn
 
-from benchmarks import images, regimes
+from benchmarks import images, peer_training, regimes
 from benchmarks import page as pages
 from benchmarks.methods import methods
 from benchmarks.page import page
 from pipeline import detectors
 from pipeline.tables import find
-from tests.pictures import planted, stripes
+from tests.pictures import planted, stripes, view, whole
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,6 +114,7 @@ def test_an_unseen_set_gives_training_nothing_but_its_shots(folder: Path) -> Non
     assert regimes.filled({"learn": "OTHERS", "shots": "SHOTS", "x": [1]}, given, "two") == {
         "learn": ["one"], "shots": 1, "x": [1],
     }  # fmt: skip
+    assert regimes.filled({"learn": "OTHERS"}, chosen(folder, "one", "--shots", "1"), "one") == {"learn": None}
 
 
 def test_a_whole_test_is_scored_as_one_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +146,54 @@ def test_a_peer_that_cannot_run_says_why(folder: Path) -> None:
     line = images.line(given, images.runs(given)[1])
     assert line["by"] == "anomalib"
     assert line["failed"].startswith("no peer for gaussian here")
+
+
+class Mean(nn.Module):
+    """A network with one weight, whose map is that many times the image's first channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Any:
+        return SimpleNamespace(anomaly_map=self.weight * images[:, :1], pred_score=None)
+
+
+class Module:
+    """A stand-in for a Lightning module of anomalib's."""
+
+    seen: ClassVar[list[int]] = []
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.SGD(self.model.parameters(), 1.0)
+        return [optimiser], [torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: float(step < 2))]
+
+    def training_step(self, batch: Any) -> dict[str, Tensor]:
+        Module.seen.append(len(batch.image))
+        return {"loss": self.model.weight}
+
+
+@pytest.mark.parametrize(("by_step", "weight"), [(True, -1.0), (False, -3.0)])
+def test_a_peer_learns_by_the_steps_of_its_module(by_step: bool, weight: float) -> None:
+    Module.seen.clear()
+    x = stripes(6, 0)
+    own = SimpleNamespace(steps=4, batch=5)
+    peer = peer_training.Learner(Module, Mean(), peer_training.UNTOUCHED, own, by_step=by_step).fit(view(x))
+    assert Module.seen == [5] * 4
+    scores = peer.score(whole(view(x)))  # the weight falls by the rate, 1 in each step or 0 after two
+    np.testing.assert_allclose(scores.local, weight * x[:, 0] / 255, rtol=1e-6)
+    np.testing.assert_allclose(scores.sample, (weight * x[:, 0] / 255).max(axis=(1, 2)), rtol=1e-6)
+
+
+def test_maps_are_tokens_for_a_peer_that_knows_vits_only() -> None:
+    grid = peer_training.Grid({"name": "mobilenetv2_100", "levels": [2, 3]}, [4, 7])
+    images = torch.rand(3, 3, 64, 64)
+    grid.learn([images])
+    found = grid(images)
+    assert list(found) == ["blocks.4", "blocks.7"]
+    assert found["blocks.4"].shape == (3, 64, 32 + 96)  # the finest level's 8 x 8
+    assert grid.patch_size == 8
+    torch.testing.assert_close(found["blocks.7"].mean(dim=(0, 1)), torch.zeros(128), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
