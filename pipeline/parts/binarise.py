@@ -94,6 +94,31 @@ def cropped(image: np.ndarray, mask: np.ndarray, box: Box, size: int) -> tuple[n
     return small.round().clamp(0, 255).byte().numpy(), own if own.any() else np.ones_like(own)
 
 
+def root_area(mask: np.ndarray, box: Box) -> float:
+    """Square root of the area of `mask` within `box`, as a share of the image's shorter side."""
+    inner = mask[box.top : box.top + box.side, box.left : box.left + box.side]
+    return float(np.sqrt(inner.sum()) / min(mask.shape))
+
+
+def looks(
+    image: np.ndarray, mask: np.ndarray, box: Box, size: int, views: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut-outs of `image` and `mask` as they are, then turned, mirrored and shifted by up to a tenth of `box`."""
+    found = [cropped(image, mask, box, size)]
+    for _ in range(views - 1):
+        side = int(np.clip(round(box.side * rng.uniform(0.9, 1.1)), 1, min(mask.shape)))
+        shift = rng.uniform(-0.1, 0.1, 2) * box.side + (box.side - side) / 2
+        top, left = (
+            int(np.clip(round(at + by), 0, most - side))
+            for at, by, most in zip((box.top, box.left), shift, mask.shape, strict=True)
+        )
+        x, own = cropped(image, mask, Box(top, left, side), size)
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        x, own = np.rot90(x, turns, axes=(1, 2)), np.rot90(own, turns)
+        found.append((x[:, :, ::-1].copy(), own[:, ::-1].copy()) if mirrored else (x.copy(), own.copy()))
+    return found
+
+
 def _cut(anomaly_map: np.ndarray, value: float, erosion: int) -> np.ndarray:
     above = anomaly_map > value
     return above if erosion == 1 else ndimage.minimum_filter(above, erosion)

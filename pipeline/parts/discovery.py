@@ -6,10 +6,15 @@ https://arxiv.org/abs/2410.14379.
 """
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pipeline.parts.draws import shuffled
 
 STUDENT = 0.1  # temperature of the classifier's cosines
 SUPERVISED = 0.07  # that of the supervised contrast
@@ -65,6 +70,72 @@ def guessed(cosines: Tensor, first: int, temperature: float) -> Tensor:
 def cross_entropy(cosines: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy `(heads,)` of `cosines` `(heads, n, classes)` against soft targets of their shape."""
     return -(target * F.log_softmax(cosines / STUDENT, dim=-1)).sum(dim=-1).mean(dim=-1)
+
+
+def agreement(a: Tensor, b: Tensor, score: Tensor, first: int, temperature: float, least: float) -> Tensor:
+    """Loss of each head, `(heads,)`: of two views `(heads, n, outputs)` each is to say what the other does, corrected
+    by the detector's `score` `(n,)` where `least` is above 0. The outputs before `first` are of known kinds."""
+    total = a.new_zeros(len(a))
+    for taught, teacher in ((a, b), (b, a)):
+        target = guessed(teacher, first, temperature)
+        if least:
+            target = corrected(target, score, least)
+        total = total + cross_entropy(taught, F.pad(target, (first, 0)))
+    return total / 2
+
+
+class Weights(NamedTuple):
+    """The temperature of the contrast, the weights of evenness and of what is known, and `least` of the correction."""
+
+    temperature: float
+    even: float
+    known: float
+    correction: float
+
+
+def losses(
+    one: tuple[Tensor, Tensor],
+    two: tuple[Tensor, Tensor],
+    kind: Tensor,
+    score: Tensor,
+    first: int,
+    temperature: float,
+    weights: Weights,
+) -> dict[str, Tensor]:
+    """What two views of n regions, as `Heads` gives them, are to get right: of kinds below 0 what each view says of the
+    other, of all others their kind, of which there are `first`."""
+    new, rest = kind < 0, 1 - weights.known
+    a, b = one[1][:, new], two[1][:, new]
+    guess = agreement(a, b, score[new], first, temperature, weights.correction)
+    found = {
+        "contrast": rest * contrast(one[0], two[0], weights.temperature),
+        "guess": rest * guess.mean(),
+        "even": rest * weights.even * evenness(torch.cat([a, b], dim=1)),
+    }
+    if first:
+        both, label = torch.cat([one[1][:, ~new], two[1][:, ~new]], dim=1), kind[~new].repeat(2)
+        target = F.one_hot(label, both.shape[2]).to(both.dtype)
+        found["known"] = weights.known * cross_entropy(both, target.expand_as(both)).mean()
+        alike = supervised_contrast(torch.cat([one[0][~new], two[0][~new]]), label)
+        found["known_contrast"] = weights.known * alike
+    return found
+
+
+def draws(
+    kind: np.ndarray, views: int, steps: int, batch: int, temperatures: tuple[float, float], seed: int
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Per step positions `(n,)` in `kind` `(r,)`, half of them of known kinds (0 or more) where there are, two views of
+    each, `(n, 2)`, and the temperature of pseudo labels: from the first to the last over four fifths of the steps."""
+    rng = np.random.default_rng(seed)
+    groups = [group for group in (np.flatnonzero(kind < 0), np.flatnonzero(kind >= 0)) if len(group)]
+    each = [min(batch // len(groups), len(group)) for group in groups]
+    orders = [shuffled(len(group), steps * count, rng) for group, count in zip(groups, each, strict=True)]
+    warm, sharp = temperatures
+    for step in range(steps):
+        at = [g[o[step * n : (step + 1) * n]] for g, o, n in zip(groups, orders, each, strict=True)]
+        which = rng.random((sum(each), views)).argsort(axis=1)[:, :2]
+        temperature = warm + (sharp - warm) * min(step / (0.8 * steps), 1)
+        yield torch.from_numpy(np.concatenate(at)), torch.from_numpy(which), temperature
 
 
 def evenness(cosines: Tensor) -> Tensor:

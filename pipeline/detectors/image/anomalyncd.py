@@ -4,7 +4,6 @@ Huang, Li, Liu, Xue, Wang and Zhou (CVPR 2025), "AnomalyNCD: Towards Novel Anoma
 Scenarios", https://arxiv.org/abs/2410.14379.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -12,15 +11,13 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.errors import DataError
 from pipeline.parts import discovery, features, nets
-from pipeline.parts.binarise import Box, boxes, cropped, main_elements, search_range
+from pipeline.parts.binarise import boxes, cropped, looks, main_elements, root_area, search_range
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.device import seeded
 from pipeline.parts.discovery import Heads
-from pipeline.parts.draws import shuffled
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
@@ -137,26 +134,33 @@ class AnomalyNCD:
         """The class of each image, int64 `(n,)`: 0 to `classes` - 1, or -1 where the map has no region, or its regions
         look normal. Raises DataError when training had no anomalous images."""
         must_be_fitted(self, "bank_")
+        answer = np.full(len(batch), NOTHING, np.int64)
+        seen, whose, areas = self.regions(batch)
+        with torch.inference_mode():
+            if len(seen):
+                share = self._shares(torch.from_numpy(seen).to(self.mean_.device)).cpu()
+        for i in np.unique(whose):
+            own = whose == i
+            best = int(discovery.merged(share[own], torch.from_numpy(areas[own]), self.merge).argmax())
+            answer[i] = best - bool(self.correction)  # the normal class comes first, and gives -1
+        return answer
+
+    def regions(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the frozen backbone sees of the regions of a batch, float32 `(r, d)`, which image each is of, `(r,)`,
+        and the roots of their areas, `(r,)`, as shares of the image's side. Raises DataError as `classify` does."""
+        must_be_fitted(self, "bank_")
         images = checked(batch, self.size_)
         if self.net_ is None:
             raise DataError("classify needs anomalous images in training, and this anomalyncd was trained without any")
-        local = self._map(batch).cpu().numpy()
-        masks = [main_elements(one, *self.range_, self.thresholds, self.erosion) for one in local]
-        cuts = [(i, mask, box) for i, mask in enumerate(masks) for box in boxes(mask)]
-        answer = np.full(len(batch), NOTHING, np.int64)
-        if not cuts:
-            return answer
-        shown = [cropped(images[i], mask, box, self.crop) for i, mask, box in cuts]
-        with torch.inference_mode():
-            _, cosines = self.net_(standardised(self._vectors(shown), self.mean_, self.spread_))
-            share = discovery.guessed(cosines[0], self.known_, discovery.STUDENT)
-        areas = torch.tensor([_area(mask, box) for _, mask, box in cuts], device=share.device)
-        whose = np.array([i for i, _, _ in cuts])
-        for i in np.unique(whose):
-            own = torch.from_numpy(np.flatnonzero(whose == i)).to(share.device)
-            best = int(discovery.merged(share[own], areas[own], self.merge).argmax())
-            answer[i] = best - bool(self.correction)  # the normal class comes first, and gives -1
-        return answer
+        shown, whose, areas = [], [], []
+        for i, local in enumerate(self._map(batch).cpu().numpy()):
+            mask = main_elements(local, *self.range_, self.thresholds, self.erosion)
+            for box in boxes(mask):
+                shown.append(cropped(images[i], mask, box, self.crop))
+                whose.append(i)
+                areas.append(root_area(mask, box))
+        seen = self._vectors(shown).cpu().numpy() if shown else np.zeros((0, len(self.mean_)), np.float32)
+        return seen, np.array(whose, int), np.array(areas, np.float32)
 
     def embed(self, batch: Batch) -> np.ndarray:
         """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
@@ -190,6 +194,11 @@ class AnomalyNCD:
     def _outputs(self) -> int:
         """Classes of a head: the known ones, the normal one where there is correction, and those to find."""
         return self.known_ + bool(self.correction) + self.classes
+
+    def _shares(self, seen: Tensor) -> Tensor:
+        """Probabilities of the classes to find, the normal one first, `(r, classes)`, of regions seen `(r, d)`."""
+        _, cosines = self.net_(standardised(seen, self.mean_, self.spread_))
+        return discovery.guessed(cosines[0], self.known_, discovery.STUDENT)
 
     def _fill(self, some: Samples) -> None:
         """The bank: a coreset of the patches of normal images."""
@@ -247,7 +256,7 @@ class AnomalyNCD:
                     if kind[at + i] != NOVEL and batch.mask is not None and (batch.mask[i] == ANOMALOUS).any():
                         mask = batch.mask[i] == ANOMALOUS  # what is known need not be found
                     for box in boxes(mask):
-                        cuts += _looks(batch.x[i], mask, box, self.crop, self.views, rng)
+                        cuts += looks(batch.x[i], mask, box, self.crop, self.views, rng)
                         inner = local[at + i][box.top : box.top + box.side, box.left : box.left + box.side]
                         scores.append((float(inner.max()) - low) / (high - low))
                         kinds.append(int(kind[at + i]))
@@ -272,58 +281,23 @@ class AnomalyNCD:
         with seeded(self.seed):
             net = Heads(seen.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=5e-5)
-        weight = self.known if self.known_ else 0.0
+        weights = discovery.Weights(self.temperature, self.even, self.known if self.known_ else 0.0, self.correction)
 
         def losses(drawn: tuple[Tensor, Tensor, float]) -> dict[str, Tensor]:
             at, which, temperature = drawn
-            (one, one_cosines), (two, two_cosines) = (net(seen[at, which[:, view]]) for view in (0, 1))
-            new = kind[at] == NOVEL
-            a, b = one_cosines[:, new], two_cosines[:, new]
-            guess = self._guess(a, b, score[at][new], temperature)
-            found = {
-                "contrast": (1 - weight) * discovery.contrast(one, two, self.temperature),
-                "guess": (1 - weight) * guess.mean(),
-                "even": (1 - weight) * self.even * discovery.evenness(torch.cat([a, b], dim=1)),
-            }
-            if self.known_:
-                both, label = torch.cat([one_cosines[:, ~new], two_cosines[:, ~new]], dim=1), kind[at][~new].repeat(2)
-                target = F.one_hot(label, self._outputs()).to(both.dtype)
-                found["known"] = weight * discovery.cross_entropy(both, target.expand_as(both)).mean()
-                found["known_contrast"] = weight * discovery.supervised_contrast(
-                    torch.cat([one[~new], two[~new]]), label
-                )
-            return found
+            one, two = (net(seen[at, which[:, view]]) for view in (0, 1))
+            return discovery.losses(one, two, kind[at], score[at], self.known_, temperature, weights)
 
+        draws = discovery.draws(kind.cpu().numpy(), self.views, self.steps, self.batch, (WARM, SHARP), self.seed)
         schedule = nets.warm_cosine(optimiser, self.steps, least=1e-3)
-        self.history_ = nets.train(optimiser, self._draws(kind.cpu().numpy()), self.steps, losses, schedule)
+        self.history_ = nets.train(optimiser, draws, self.steps, losses, schedule)
         nets.frozen(net)
         new = kind == NOVEL
         (_, a), (_, b) = net(seen[new, 0]), net(seen[new, 1])
-        best = int(self._guess(a, b, score[new], SHARP).argmin())  # the head that agrees best with itself
+        agreed = discovery.agreement(a, b, score[new], self.known_, SHARP, self.correction)
+        best = int(agreed.argmin())  # the head that agrees best with itself
         net.prototypes = torch.nn.Parameter(net.prototypes[best : best + 1].clone(), requires_grad=False)
         self.net_ = net
-
-    def _guess(self, a: Tensor, b: Tensor, score: Tensor, temperature: float) -> Tensor:
-        """Loss of each head, `(heads,)`: two views `(heads, n, outputs)` are to say what the other does, corrected."""
-        total = a.new_zeros(len(a))
-        for taught, teacher in ((a, b), (b, a)):
-            target = discovery.guessed(teacher, self.known_, temperature)
-            if self.correction:
-                target = discovery.corrected(target, score, self.correction)
-            total = total + discovery.cross_entropy(taught, F.pad(target, (self.known_, 0)))
-        return total / 2
-
-    def _draws(self, kind: np.ndarray) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Per step positions `(n,)`, half of them of known kinds where there are, two views each, and a temperature."""
-        rng = np.random.default_rng(self.seed)
-        groups = [group for group in (np.flatnonzero(kind == NOVEL), np.flatnonzero(kind != NOVEL)) if len(group)]
-        each = [min(self.batch // len(groups), len(group)) for group in groups]
-        orders = [shuffled(len(group), self.steps * count, rng) for group, count in zip(groups, each, strict=True)]
-        for step in range(self.steps):
-            at = np.concatenate([g[o[step * c : (step + 1) * c]] for g, o, c in zip(groups, orders, each, strict=True)])
-            views = rng.random((len(at), self.views)).argsort(axis=1)[:, :2]
-            temperature = WARM + (SHARP - WARM) * min(step / (0.8 * self.steps), 1)
-            yield torch.from_numpy(at), torch.from_numpy(views), temperature
 
 
 def _kinds(odd: Samples, base: list[str]) -> np.ndarray:
@@ -339,28 +313,3 @@ def _kinds(odd: Samples, base: list[str]) -> np.ndarray:
         pairs = odd.rows["category"][known] + "/" + odd.rows["defect"][known]
         kind[known] = np.unique(pairs, return_inverse=True)[1]
     return kind
-
-
-def _area(mask: np.ndarray, box: Box) -> float:
-    """Square root of the area of `mask` within `box`, as a share of the image's shorter side."""
-    inner = mask[box.top : box.top + box.side, box.left : box.left + box.side]
-    return float(np.sqrt(inner.sum()) / min(mask.shape))
-
-
-def _looks(
-    image: np.ndarray, mask: np.ndarray, box: Box, size: int, views: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut-outs of `image` and `mask` as they are, then turned, mirrored and shifted by up to a tenth of `box`."""
-    found = [cropped(image, mask, box, size)]
-    for _ in range(views - 1):
-        side = int(np.clip(round(box.side * rng.uniform(0.9, 1.1)), 1, min(mask.shape)))
-        shift = rng.uniform(-0.1, 0.1, 2) * box.side + (box.side - side) / 2
-        top, left = (
-            int(np.clip(round(at + by), 0, most - side))
-            for at, by, most in zip((box.top, box.left), shift, mask.shape, strict=True)
-        )
-        x, own = cropped(image, mask, Box(top, left, side), size)
-        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-        x, own = np.rot90(x, turns, axes=(1, 2)), np.rot90(own, turns)
-        found.append((x[:, :, ::-1].copy(), own[:, ::-1].copy()) if mirrored else (x.copy(), own.copy()))
-    return found
