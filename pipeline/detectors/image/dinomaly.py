@@ -176,8 +176,8 @@ class Rebuilder(nn.Module):
         self.alike = len(set(channels)) == 1
         entering = channels[0] if self.alike else sum(channels)
         self.enter = nn.Identity() if entering == width else nn.Linear(entering, width)
-        self.bottleneck = MLP(width, 4 * width, drop)  # section 3.3
-        self.blocks = nn.ModuleList([Block(width, heads, kind) for _ in range(depth)])  # section 3.4
+        self.bottleneck = MLP(width, 4 * width, drop)  # Noisy Bottleneck
+        self.blocks = nn.ModuleList([Block(width, heads, kind) for _ in range(depth)])  # Unfocused Linear Attention
         self.leave = nn.ModuleList([nn.Identity() if c == width else nn.Linear(width, c) for c in channels])
 
     def forward(self, groups: list[Tensor], inside: Tensor) -> list[Tensor]:
@@ -187,13 +187,13 @@ class Rebuilder(nn.Module):
         for block in self.blocks:
             x = block(x, mask=inside.flatten(1)[:, None, None])
             found.append(x)
-        runs = reversed(tokens.runs(len(found), len(groups)))  # the last blocks rebuild the first group, section 3.5
+        runs = reversed(tokens.runs(len(found), len(groups)))  # the last blocks rebuild the first group
         made = [leave(tokens.mean_of(found, run)) for leave, run in zip(self.leave, runs, strict=True)]
         return [tokens.laid_out(each, tuple(inside.shape[1:])) for each in made]
 
 
 def loose(wanted: Tensor, made: Tensor, inside: Tensor, discard: float, shrink: float) -> Tensor:
-    """The loose loss of one group (section 3.5): cosine distance of the whole maps `(n, c, h, w)`, the gradient of the
+    """The loose loss of one group (Loose Reconstruction): cosine distance of the whole maps `(n, c, h, w)`, the gradient of the
     share `discard` of the points that count, those nearest to the wanted over the batch, multiplied by `shrink`."""
     with torch.no_grad():
         distance = tokens.cosine_distance(wanted, made)

@@ -173,7 +173,7 @@ class InpFormer:
 
 
 class Extractor(nn.Module):
-    """Learned queries that gather tokens of `channels` into as many `prototypes` (section 3.2)."""
+    """Learned queries that gather tokens of `channels` into as many `prototypes` (INP Extractor)."""
 
     def __init__(self, channels: int, prototypes: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Extractor(nn.Module):
 
 
 class Guided(nn.Module):
-    """A block of the decoder: tokens look at prototypes, then an MLP (section 3.3)."""
+    """A block of the decoder: tokens look at prototypes, then an MLP (INP-Guided Decoder)."""
 
     def __init__(self, width: int, heads: int, residual: bool) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ def nearest(x: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def soft_mined(wanted: Tensor, made: Tensor, inside: Tensor, gamma: float) -> Tensor:
-    """The soft mining loss of one group (section 3.4): cosine distance of the whole maps `(n, c, h, w)`, the gradient
+    """The Soft Mining Loss of one group: cosine distance of the whole maps `(n, c, h, w)`, the gradient
     of each point multiplied by its distance over the mean distance of what counts, to the power `gamma`."""
     with torch.no_grad():
         distance = tokens.cosine_distance(wanted, made)

@@ -66,7 +66,7 @@ def test_the_last_blocks_rebuild_the_first_group() -> None:
     torch.testing.assert_close(second, (outputs[0] + outputs[1]) / 2)
     with seeded(0):
         noisy = net.train().bottleneck(torch.ones(500, 8))
-    assert (noisy == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # the noise of section 3.3
+    assert (noisy == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # the noise
 
 
 def test_dropout_is_in_training_alone_and_scores_are_those_of_the_network_in_its_parts() -> None:
