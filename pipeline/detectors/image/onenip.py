@@ -76,7 +76,7 @@ class OneNIP:
     """Normal images per step; each comes with its corrupted twin and a prompt."""
     labelled: Annotated[int, Ge(0)] = 4
     """Labelled anomalies with masks added to each step for the refiner, where training has any."""
-    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    rate: Annotated[float, Gt(0), Le(1)] = 4e-3
     """Largest learning rate of AdamW (the paper's 1e-4); it falls along half a cosine, the paper's by steps."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side."""
@@ -201,7 +201,7 @@ class OneNIP:
         bad = np.array([at for at in held.marked if len(same[held.category[at]])], int)  # those that have a prompt
         for at in good[shuffled(len(good), self.steps * self.batch, rng)].reshape(self.steps, -1):
             more = rng.choice(bad, self.labelled) if len(bad) else bad
-            prompts = np.array([rng.choice(same[held.category[i]]) for i in np.r_[at, at, more]])
+            prompts = np.array([rng.choice(same[held.category[i]]) for i in np.r_[at, more]])
             seen = torch.cat([known.clean[at], known.twins[at], known.clean[more]]).to(where).float()
             noise = self.jitter * torch.randn(seen.shape, generator=generator)
             marks = torch.cat([torch.zeros_like(known.marks[at]), known.marks[at], known.marks[more]]).to(where)
@@ -210,8 +210,8 @@ class OneNIP:
 
     def _losses(self, net: "Rebuilding", one: "Drawn") -> dict[str, Tensor]:
         """Rebuilding and restoring normal features (sections 3.1 and 3.2), and the refiner's Dice loss (3.3)."""
-        made, odd = net(one.seen, net.looked(one.prompt), one.noise)
-        n = len(one.inside)
+        n, context = len(one.inside), net.looked(one.prompt)
+        made, odd = net(one.seen, torch.cat([context[:n], context]), one.noise)
         clean = one.seen[:n]
         rebuilt, restored = ((part.float() - clean) ** 2 for part in (made[:n], made[n : 2 * n]))
         return {
@@ -254,7 +254,7 @@ class Known(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A step: n normals, their twins and m labelled, `seen`; as many prompts, noise and marks; of the n what counts."""
+    """A step: n normals, their twins and m labelled, `seen`, noise and marks; n + m prompts; of the n what counts."""
 
     seen: Tensor
     prompt: Tensor
