@@ -53,6 +53,9 @@ class MuSc:
     references: Annotated[int, Ge(0)] = 64
     """Images of training to score against, drawn evenly over it; more is steadier and slower in proportion. 0: the
     images of a batch score one another (the paper's, whose batch is the whole test set)."""
+    grid: Annotated[int, Ge(2)] = 20
+    """Most tokens of a level down or across; maps with more are averaged over squares of so many positions that they
+    have no more (the paper's 37). Time grows with its fourth power."""
     degrees: Annotated[list[Annotated[int, Ge(1)]], MinLen(1)] = field(default_factory=lambda: [1, 3, 5])
     """Odd widths, in tokens, of the neighbourhoods over which tokens are averaged; small ones see small defects, large
     ones see large ones. [1] takes each token alone."""
@@ -169,6 +172,11 @@ class MuSc:
         if top is None:
             top = pooled(found[-1], inside[-1])
         maps = [mutual.levelled(level, counts) for level, counts in zip(found, inside, strict=True)]
+        for i, level in enumerate(maps):
+            times = -(-max(level.shape[2:]) // self.grid)
+            if times > 1:  # of unit length later, so what does not count, and is 0, is as if not there
+                maps[i] = F.adaptive_avg_pool2d(level, tuple(-(-side // times) for side in level.shape[2:]))
+                inside[i] = counted(batch, maps[i].shape[2:], level.device)
         return maps, inside, F.normalize(top, dim=1)
 
     def _local(

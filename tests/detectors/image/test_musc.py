@@ -87,6 +87,16 @@ def test_batch_size_does_not_matter() -> None:
     np.testing.assert_allclose(detector.score(whole(test)).sample, apart, rtol=1e-4, atol=1e-5)
 
 
+def test_finer_maps_are_averaged_to_the_grid() -> None:
+    test = whole(view(planted(3, 1)[0]))
+    fine, coarse = (MuSc(Backbone(levels=[0]), grid=grid).fit(view(stripes(6, 0))) for grid in (12, 5))
+    assert fine.levels_[0].shape[2:] == (12, 12)
+    assert coarse.levels_[0].shape[2:] == (4, 4)  # 3 x 3 positions each
+    means = torch.nn.functional.avg_pool2d(fine.levels_[0].float(), 3)
+    np.testing.assert_allclose(coarse.levels_[0], means, atol=2e-3)
+    assert coarse.score(test).sample.argmax() == 2
+
+
 def test_what_does_not_count_is_not_seen() -> None:
     train, region = stripes(8, 0), np.ones((8, SIDE, SIDE), bool)
     region[:, :, :24] = False
