@@ -66,9 +66,9 @@ class DeSTSeg:
     width: Annotated[int, Ge(1)] = 16
     """Channels of the student at its finest, twice as many at each coarser level up to 8 times (the paper's 64); larger
     is slower by its square."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Annotated[int, Ge(1)] = 32
     """Channels of the network that reads the products (the paper's 256)."""
-    steps: Annotated[int, Ge(1)] = 200
+    steps: Annotated[int, Ge(1)] = 150
     """Optimiser steps of each half. The paper trains the student for 1,000, the other for 4,000."""
     batch: Annotated[int, Ge(2)] = 8
     """Images per step (the paper's 32); where there are anomalous ones with a mask, half of the second half's."""
@@ -162,7 +162,7 @@ class DeSTSeg:
     def _normalised(self, images: np.ndarray, counts: Tensor) -> Tensor:
         """Images as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
         x = torch.from_numpy(images).to(self._features.device).float() * self._features.scale + self._features.shift
-        return (x * counts.to(x.device)[:, None]).contiguous(memory_format=torch.channels_last)
+        return x * counts.to(x.device)[:, None]
 
     def _apart(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
         """1 minus the cosine of two levels, at the image's size (equation 1)."""

@@ -80,7 +80,7 @@ class ReverseDistillation:
         with seeded(self.seed):
             net = Student(shapes, self.code, self.width, self.compress).to(where).train()
         if self.compress and net.values >= sum(map(prod, shapes)):
-            most = sum(map(prod, shapes)) * self.code // net.values
+            most = (sum(map(prod, shapes)) - 1) * self.code // net.values
             raise DataError(
                 f"code must be at most {most}, so that it has fewer values than the {sum(map(prod, shapes))} of the"
                 f" maps of an image, got {self.code}"

@@ -4,6 +4,7 @@ Wang, Han, Ding and Huang (BMVC 2021), "Student-Teacher Feature Pyramid Matching
 https://arxiv.org/abs/2103.04257.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -45,9 +46,9 @@ class STFPM:
     fusion: Literal["product", "sum"] = "product"
     """How the maps of the levels become one: `product` (the paper's), odd where all levels find it so; `sum`, odd where
     any does."""
-    steps: Annotated[int, Ge(1)] = 300
+    steps: Annotated[int, Ge(1)] = 150
     """Optimiser steps. The paper trains for 100 epochs."""
-    batch: Annotated[int, Ge(2)] = 8
+    batch: Annotated[int, Ge(2)] = 4
     """Images per step (the paper's 32); time grows with it."""
     rate: Annotated[float, Gt(0), Le(1)] = 0.4
     """Learning rate of SGD with momentum (the paper's), falling to 0 along half a cosine, where the paper's stays."""
@@ -73,7 +74,7 @@ class STFPM:
         where = self._features.device
         known = held.hold(self._features, some, self.cache, self.seed, with_images)
         self.size_, self.shapes_ = known.size, [tuple(level.shape[1:]) for level in known.levels[1:]]
-        net = self._student().to(where, memory_format=torch.channels_last).train()
+        net = self._student().to(where).train()
         optimiser = torch.optim.SGD(net.parameters(), self.rate, momentum=MOMENTUM, weight_decay=self.decay)
 
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
@@ -97,7 +98,7 @@ class STFPM:
         with torch.inference_mode():
             taught, found = self._features.maps(images), []
             counts = counted(batch, self.size_, self._features.device)
-            x = torch.from_numpy(images).to(self._features.device).float()
+            x = torch.from_numpy(images).to(self._features.device, torch.float32, memory_format=torch.channels_last)
             for one, other in zip(self._folded(self._normalised(x, counts)), taught, strict=True):
                 inside = counted(batch, other.shape[2:], other.device)
                 found.append(enlarged(apart(one, other), self.size_, self.smooth, inside))
@@ -120,27 +121,26 @@ class STFPM:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self.shapes_ = [tuple(shape) for shape in state.meta["shapes"]]
-        net = self._student().to(memory_format=torch.channels_last)
-        self.net_ = nets.restored(net, state.arrays).to(self._features.device)
+        self.net_ = nets.restored(self._student(), state.arrays).to(self._features.device)
         self._prepare()
         return self
 
     def _student(self) -> nn.Module:
         """The student with its first weights."""
         if self.backbone.name != FILTERBANK:
-            return backbones.architecture(self.backbone, LEVELS, self.seed)[0]
+            return backbones.architecture(self.backbone, LEVELS, self.seed + 1)[0]  # 0 is a random teacher's
         with seeded(self.seed):
             return Small(self.shapes_, self.size_[0])
 
     def _normalised(self, images: Tensor, counts: Tensor) -> Tensor:
         """Images `(n, 3, h, w)` from 0 to 255 as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
-        found = (images * self._features.scale + self._features.shift) * counts[:, None]
-        return found.contiguous(memory_format=torch.channels_last)
+        return (images * self._features.scale + self._features.shift) * counts[:, None]
 
     def _prepare(self) -> None:
-        """The student with its batch norms folded, which is what scores."""
+        """The student with its batch norms folded and in channels_last, which is what scores."""
         probe = torch.rand(PROBE, generator=torch.Generator().manual_seed(0)).to(self._features.device)
-        self._folded = backbones.folded(self.net_, probe)
+        folded = backbones.folded(self.net_, probe)
+        self._folded = (deepcopy(folded) if folded is self.net_ else folded).to(memory_format=torch.channels_last)
 
 
 class Small(nn.Module):
