@@ -14,6 +14,7 @@ TABLE = {
     "image/anomalyncd": "AnomalyNCD",
     "image/fastflow": "FastFlow",
     "image/cflow": "CFlow",
+    "image/resad": "ResAD",
     "image/dinomaly": "Dinomaly",
     "image/inpformer": "InpFormer",
     "image/stfpm": "STFPM",

@@ -62,7 +62,7 @@ def test_the_likelihood_of_a_scaled_and_shifted_gaussian_by_hand() -> None:
     with seeded(0):
         flow = Flow(2, [partial(Dense, hidden=1)], clamp=2.0, dim=-1)
     with torch.no_grad():  # the second channel becomes 2 x + 3 whatever the first
-        clamped = math.tan(math.log(2) / (2.0 * 2 / math.pi)) * 2.0
+        clamped = 2 * math.atanh(math.log(2) / 2.0)
         flow.couplings[0].net.last.bias.copy_(torch.tensor([clamped, 3.0]))
     x = torch.tensor([[0.5, -1.0]])  # z: 0.5 and 1
     expected = (-0.5 * (0.25 + 1.0) - math.log(2 * math.pi) + math.log(2)) / 2
