@@ -42,7 +42,9 @@ class STFPM:
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.04257"
 
     backbone: BackboneField = field(default_factory=Backbone)
-    """The teacher, and the student's architecture; one level alone is the paper's ablation of the pyramid."""
+    """The teacher, and the student's architecture."""
+    pyramid: bool = True
+    """Whether all levels are matched; without it the coarsest alone: the paper's ablation."""
     fusion: Literal["product", "sum"] = "product"
     """How the maps of the levels become one: `product` (the paper's), odd where all levels find it so; `sum`, odd where
     any does."""
@@ -80,8 +82,8 @@ class STFPM:
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
             (images, *taught), (counts, *inside) = drawn
             learnt = net(self._normalised(images, counts))
-            pairs = [apart(one, other)[which] for one, other, which in zip(learnt, taught, inside, strict=True)]
-            return {f"level{i}": found.mean() for i, found in enumerate(pairs)}  # equations 2 and 3, alpha = 1
+            found = [apart(one, other)[which] for one, other, which in zip(learnt, taught, inside, strict=True)]
+            return {f"level{i}": each.mean() for i, each in enumerate(self._matched(found))}  # equations 2, 3: alpha 1
 
         draws = known.draws(self.steps, self.batch, np.random.default_rng(self.seed), where)
         schedule = nets.warm_cosine(optimiser, self.steps)
@@ -102,7 +104,7 @@ class STFPM:
             for one, other in zip(self._folded(self._normalised(x, counts)), taught, strict=True):
                 inside = counted(batch, other.shape[2:], other.device)
                 found.append(enlarged(apart(one, other), self.size_, self.smooth, inside))
-            levels = torch.stack(found)
+            levels = torch.stack(self._matched(found))
             local = levels.prod(dim=0) if self.fusion == "product" else levels.sum(dim=0)
             sample = largest(local, counts)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
@@ -131,6 +133,9 @@ class STFPM:
             return backbones.architecture(self.backbone, LEVELS, self.seed + 1)[0]  # 0 is a random teacher's
         with seeded(self.seed):
             return Small(self.shapes_, self.size_[0])
+
+    def _matched(self, levels: list[Tensor]) -> list[Tensor]:
+        return levels if self.pyramid else levels[-1:]
 
     def _normalised(self, images: Tensor, counts: Tensor) -> Tensor:
         """Images `(n, 3, h, w)` from 0 to 255 as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""

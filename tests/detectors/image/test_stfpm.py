@@ -66,6 +66,12 @@ def test_the_map_is_that_of_all_levels_together(fusion: str) -> None:
             F.interpolate((1 - F.cosine_similarity(mine, its))[:, None], (SIDE, SIDE), mode="bilinear")[:, 0].numpy()
             for mine, its in zip(detector.net_(images), detector._features.maps(x), strict=True)
         ]
+    alone = STFPM(NET, **TINY, pyramid=False).fit(view(stripes(4, 0)))
+    assert set(alone.history_[0]) == {"step", "level0"}
+    assert alone.history_[0]["level0"] == pytest.approx(detector.history_[0]["level1"])  # the coarsest
+    alone.net_ = detector.net_
+    alone._prepare()
+    np.testing.assert_allclose(alone.score(whole(view(x))).local, levels[1], rtol=1e-3, atol=1e-5)
     expected = levels[0] * levels[1] if fusion == "product" else levels[0] + levels[1]
     np.testing.assert_allclose(scores.local, expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(scores.sample, expected.max(axis=(1, 2)), rtol=1e-3)
