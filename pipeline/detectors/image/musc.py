@@ -66,7 +66,7 @@ class MuSc:
     the scores as they are."""
     smooth: Annotated[float, Ge(0), Le(1)] = 0.0
     """Sigma of the blur of the map, as a share of the image's shorter side (the paper has none)."""
-    memory: Annotated[int, Ge(1)] = 100
+    memory: Annotated[int, Ge(1)] = 24
     """Most MB (10^6 bytes) of distances held at a time; less only takes longer."""
 
     def __post_init__(self) -> None:
