@@ -90,6 +90,8 @@ def measured(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         rows = regimes.manifest(chosen, Path(chosen.split).stem, modality, Path(folder))
         train, test = regimes.parts(chosen, Path(chosen.split).stem, rows, modality, Path(folder))
+        if chosen.normals:
+            train = train.iloc[np.unique(np.linspace(0, len(train) - 1, chosen.normals).round().astype(int))]
         odd = test[test["label"] == 1].reset_index(drop=True)
         kind, samples = odd["defect"].to_numpy(), modality.samples(odd)
         both = modality.samples(pd.concat([train, odd.assign(mask="", defect="")]).reset_index(drop=True))
@@ -155,6 +157,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--size", default="224x224", help="height x width of the images")
     parser.add_argument("--on", default="test", choices=("test", "calibrate"))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--normals", type=int, default=0, help="how many of the normals of train; 0: all")
     parser.add_argument("--methods", help=f"some of {'; '.join(OFF)}, with semicolons; all by default")
     parser.add_argument("--options", help="params of AnomalyNCD, as YAML: {steps: 100}")
     parser.add_argument("--out", type=Path, help="write the table to this page")

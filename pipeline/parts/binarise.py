@@ -42,11 +42,11 @@ def main_elements(
     Thresholds fall from `high` to `low`; the longest run of them that all leave one number of regions (not 0), eroded
     by a square of `erosion` pixels, is stable, and its lowest threshold is taken."""
     tried = np.linspace(high, low, thresholds, endpoint=False)
-    if anomaly_map.max() <= tried[-1]:
-        return np.zeros(anomaly_map.shape, bool)
-    counts = [ndimage.label(_cut(anomaly_map, value, erosion), EIGHT)[1] for value in tried]
+    if erosion > 1:  # the least of a square lies above a threshold where all of it does
+        anomaly_map = ndimage.minimum_filter(anomaly_map, erosion)
+    counts = [ndimage.label(anomaly_map > value, EIGHT)[1] if value < anomaly_map.max() else 0 for value in tried]
     end = stable_end(counts)
-    return np.zeros(anomaly_map.shape, bool) if end is None else _cut(anomaly_map, tried[end], erosion)
+    return np.zeros(anomaly_map.shape, bool) if end is None else anomaly_map > tried[end]
 
 
 def stable_end(counts: Sequence[int], least: int = STABLE) -> int | None:
@@ -117,11 +117,6 @@ def looks(
         x, own = np.rot90(x, turns, axes=(1, 2)), np.rot90(own, turns)
         found.append((x[:, :, ::-1].copy(), own[:, ::-1].copy()) if mirrored else (x.copy(), own.copy()))
     return found
-
-
-def _cut(anomaly_map: np.ndarray, value: float, erosion: int) -> np.ndarray:
-    above = anomaly_map > value
-    return above if erosion == 1 else ndimage.minimum_filter(above, erosion)
 
 
 def _merged(found: list[list[float]], gap: float) -> list[list[float]]:
