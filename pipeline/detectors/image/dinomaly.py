@@ -193,8 +193,8 @@ class Rebuilder(nn.Module):
 
 
 def loose(wanted: Tensor, made: Tensor, inside: Tensor, discard: float, shrink: float) -> Tensor:
-    """The loose loss of one group (Loose Reconstruction): cosine distance of the whole maps `(n, c, h, w)`, the gradient of the
-    share `discard` of the points that count, those nearest to the wanted over the batch, multiplied by `shrink`."""
+    """The loose loss of one group: cosine distance of the whole maps `(n, c, h, w)`, the gradient of the share
+    `discard` of the points that count, those nearest to the wanted over the batch, multiplied by `shrink`."""
     with torch.no_grad():
         distance = tokens.cosine_distance(wanted, made)
         easy = distance < torch.quantile(distance[inside], discard)
