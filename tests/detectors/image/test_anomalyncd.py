@@ -9,7 +9,17 @@ from pipeline.errors import DataError, NotFittedError
 from pipeline.protocols import Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
-TINY = {"classes": 2, "steps": 30, "views": 2, "crop": 32, "thresholds": 16, "coreset": 0.05, "correction": 0.0}
+TINY = {
+    "classes": 2,
+    "steps": 30,
+    "hidden": 32,
+    "batch": 24,
+    "views": 2,
+    "crop": 32,
+    "thresholds": 16,
+    "coreset": 0.05,
+    "correction": 0.0,
+}
 
 
 def kinds(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +87,7 @@ def test_low_regions_are_normal() -> None:
     faint = stripes(6, 3)
     faint[:, :, 20:24, 20:24] += 25  # labelled anomalous, hardly seen
     train = view(np.concatenate([stripes(10, 1), x, faint]), np.r_[np.zeros(10), np.ones(18)])
-    settings = TINY | {"steps": 100}
+    settings = TINY | {"steps": 80}
     without = AnomalyNCD(**settings).fit(train)
     detector = AnomalyNCD(**settings | {"correction": 0.5}).fit(train)
     assert detector._outputs() == without._outputs() + 1
