@@ -10,14 +10,35 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import DataError
 from pipeline.parts.draws import shuffled
 
+NOVEL = -1  # the kind of an anomaly of which nothing is known
 STUDENT = 0.1  # temperature of the classifier's cosines
+SELF = 1.0  # that of the contrast between views
 SUPERVISED = 0.07  # that of the supervised contrast
+
+
+def kinds(odd: pd.DataFrame, base: list[str]) -> np.ndarray:
+    """Of each anomaly, manifest rows `odd`, the number of its kind where its category is of `base`, else NOVEL.
+
+    Raises DataError where a base category has no anomaly, or one that does not name its defect."""
+    kind = np.full(len(odd), NOVEL)
+    if base:
+        known = odd["category"].isin(base).to_numpy()
+        missing = [name for name in base if not (odd["category"] == name).any()]
+        if missing or (odd["defect"][known] == "").any():
+            raise DataError(
+                f"base must name categories whose anomalies in training each name their defect, got {missing or base}"
+            )
+        pairs = odd["category"][known] + "/" + odd["defect"][known]
+        kind[known] = np.unique(pairs, return_inverse=True)[1]
+    return kind
 
 
 class Heads(nn.Module):
@@ -85,9 +106,8 @@ def agreement(a: Tensor, b: Tensor, score: Tensor, first: int, temperature: floa
 
 
 class Weights(NamedTuple):
-    """The temperature of the contrast, the weights of evenness and of what is known, and `least` of the correction."""
+    """Of evenness and of what is known; and `least` of the correction."""
 
-    temperature: float
     even: float
     known: float
     correction: float
@@ -102,13 +122,13 @@ def losses(
     temperature: float,
     weights: Weights,
 ) -> dict[str, Tensor]:
-    """What two views of n regions, as `Heads` gives them, are to get right: of kinds below 0 what each view says of the
+    """What two views of n regions, as `Heads` gives them, are to get right: of novel kinds what each view says of the
     other, of all others their kind, of which there are `first`."""
-    new, rest = kind < 0, 1 - weights.known
+    new, rest = kind == NOVEL, 1 - weights.known
     a, b = one[1][:, new], two[1][:, new]
     guess = agreement(a, b, score[new], first, temperature, weights.correction)
     found = {
-        "contrast": rest * contrast(one[0], two[0], weights.temperature),
+        "contrast": rest * contrast(one[0], two[0], SELF),
         "guess": rest * guess.mean(),
         "even": rest * weights.even * evenness(torch.cat([a, b], dim=1)),
     }
@@ -124,10 +144,10 @@ def losses(
 def draws(
     kind: np.ndarray, views: int, steps: int, batch: int, temperatures: tuple[float, float], seed: int
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Per step positions `(n,)` in `kind` `(r,)`, half of them of known kinds (0 or more) where there are, two views of
+    """Per step positions `(n,)` in `kind` `(r,)`, half of them of known kinds where there are, two views of
     each, `(n, 2)`, and the temperature of pseudo labels: from the first to the last over four fifths of the steps."""
     rng = np.random.default_rng(seed)
-    groups = [group for group in (np.flatnonzero(kind < 0), np.flatnonzero(kind >= 0)) if len(group)]
+    groups = [group for group in (np.flatnonzero(kind == NOVEL), np.flatnonzero(kind != NOVEL)) if len(group)]
     each = [min(batch // len(groups), len(group)) for group in groups]
     orders = [shuffled(len(group), steps * count, rng) for group, count in zip(groups, each, strict=True)]
     warm, sharp = temperatures

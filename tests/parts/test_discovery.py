@@ -67,7 +67,7 @@ def test_heads_start_with_what_they_are_given_and_learn_known_kinds() -> None:
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(x + net.adapter(x), x)
     kind = torch.tensor([0, 1] * 3 + [-1] * 6)
-    score, weights = torch.ones(12), Weights(1.0, 1.0, 0.5, 0.0)
+    score, weights = torch.ones(12), Weights(1.0, 0.5, 0.0)
     optimiser = torch.optim.Adam(net.parameters(), 0.02)
     history = []
     for _ in range(60):

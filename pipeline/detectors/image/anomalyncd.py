@@ -17,7 +17,7 @@ from pipeline.parts import discovery, features, nets
 from pipeline.parts.binarise import boxes, cropped, looks, main_elements, root_area, search_range
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.device import seeded
-from pipeline.parts.discovery import Heads
+from pipeline.parts.discovery import NOVEL, Heads
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
@@ -25,13 +25,12 @@ from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.neighbours import Bank
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
-from pipeline.protocols import ANOMALOUS, NORMAL, Batch, Samples, Scores, State
+from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm CNN, for the maps and for the regions
 BATCH = 16  # images, or regions, looked at together
 NOTHING = -1  # the class of an image without an anomalous region
-NOVEL = -1  # the kind of an anomaly of which nothing is known
 WARM = 0.07  # temperature of the first pseudo labels
 SHARP = 0.04  # and of the last
 
@@ -84,8 +83,6 @@ class AnomalyNCD:
     """Width of the adapter and of the projection (the paper's 2,048)."""
     heads: Annotated[int, Ge(1)] = 4
     """Classifiers trained side by side, of which the one with the least loss is kept."""
-    temperature: Annotated[float, Gt(0)] = 1.0
-    """Of the contrast between views; larger is softer."""
     even: Annotated[float, Ge(0)] = 4.0
     """Weight of the loss that keeps classes from being empty (the paper's); 0 lets one take all."""
     known: Annotated[float, Ge(0), Le(1)] = 0.3
@@ -108,7 +105,7 @@ class AnomalyNCD:
         Raises DataError without normals, for fewer anomalies or regions than `classes`, when nothing is known of the
         base categories, and for images of differing sizes."""
         odd = train[train.label == ANOMALOUS]
-        kind = _kinds(odd, self.base)
+        kind = discovery.kinds(odd.rows, self.base)
         novel = int((kind < 0).sum())
         if 0 < novel < self.classes or (len(odd) and not novel):
             raise DataError(f"anomalyncd needs at least one anomaly for each of {self.classes} classes, got {novel}")
@@ -117,7 +114,7 @@ class AnomalyNCD:
         self.history_, self.net_, self.mean_, self.spread_ = [], None, None, None
         self.known_, self.range_ = int(kind.max(initial=-1)) + 1, (0.0, 0.0)
         if novel:
-            good = train[train.label == NORMAL]
+            good = normals(train)
             good = good[np.unique(np.linspace(0, len(good) - 1, min(novel, len(good))).round().astype(int))]
             self._discover([(odd, kind), (good, np.full(len(good), NOVEL))])
         return self
@@ -281,7 +278,7 @@ class AnomalyNCD:
         with seeded(self.seed):
             net = Heads(seen.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=5e-5)
-        weights = discovery.Weights(self.temperature, self.even, self.known if self.known_ else 0.0, self.correction)
+        weights = discovery.Weights(self.even, self.known if self.known_ else 0.0, self.correction)
 
         def losses(drawn: tuple[Tensor, Tensor, float]) -> dict[str, Tensor]:
             at, which, temperature = drawn
@@ -298,18 +295,3 @@ class AnomalyNCD:
         best = int(agreed.argmin())  # the head that agrees best with itself
         net.prototypes = torch.nn.Parameter(net.prototypes[best : best + 1].clone(), requires_grad=False)
         self.net_ = net
-
-
-def _kinds(odd: Samples, base: list[str]) -> np.ndarray:
-    """Of each anomaly the number of its known kind, or NOVEL. Raises DataError where a base category tells none."""
-    kind = np.full(len(odd), NOVEL)
-    if base:
-        known = odd.rows["category"].isin(base).to_numpy()
-        missing = [name for name in base if not (odd.rows["category"] == name).any()]
-        if missing or (odd.rows["defect"][known] == "").any():
-            raise DataError(
-                f"base must name categories whose anomalies in training each name their defect, got {missing or base}"
-            )
-        pairs = odd.rows["category"][known] + "/" + odd.rows["defect"][known]
-        kind[known] = np.unique(pairs, return_inverse=True)[1]
-    return kind
