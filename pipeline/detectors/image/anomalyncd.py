@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.parts import discovery, features, nets
+from pipeline.parts.backbones import at_depths
 from pipeline.parts.binarise import boxes, cropped, looks, main_elements, root_area, search_range
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.device import seeded
@@ -29,6 +30,7 @@ from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm CNN, for the maps and for the regions
+DEPTHS = (1 / 2, 3 / 4, 1)  # where those of a ViT end; the class token is the last one's
 BATCH = 16  # images, or regions, looked at together
 NOTHING = -1  # the class of an image without an anomalous region
 WARM = 0.07  # temperature of the first pseudo labels
@@ -109,7 +111,7 @@ class AnomalyNCD:
         novel = int((kind < 0).sum())
         if 0 < novel < self.classes or (len(odd) and not novel):
             raise DataError(f"anomalyncd needs at least one anomaly for each of {self.classes} classes, got {novel}")
-        self._features = features.load(self.backbone, LEVELS)
+        self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         self._fill(normals(train))
         self.history_, self.net_, self.mean_, self.spread_ = [], None, None, None
         self.known_, self.range_ = int(kind.max(initial=-1)) + 1, (0.0, 0.0)
@@ -173,7 +175,7 @@ class AnomalyNCD:
         return State(arrays, {**meta, "range": list(self.range_)})
 
     def from_state(self, state: State) -> Self:
-        self._features = features.restore(self.backbone, state.arrays, LEVELS)
+        self._features = features.restore(at_depths(self.backbone, DEPTHS), state.arrays, LEVELS)
         where = self._features.device
         self.bank_ = torch.from_numpy(np.array(state.arrays["bank"])).to(where)
         self._search = Bank(self.bank_)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import DataError, ParamsError
 from pipeline.parts import features, mutual
+from pipeline.parts.backbones import at_depths
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
@@ -23,7 +24,8 @@ from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest, pooled
 from pipeline.protocols import Batch, Samples, Scores, State
 
-LEVELS = (1, 2, 3)  # of a timm CNN; the paper looks at four blocks of a ViT, evenly over its depth
+LEVELS = (1, 2, 3)  # of a timm CNN
+DEPTHS = (1 / 4, 1 / 2, 3 / 4, 1)  # where the looked-at blocks of a ViT end, as in the paper: 5, 11, 17 and 23 of 24
 BATCH = 16  # images looked at together during fit
 LEAST = 2  # references below which none is scored by another
 LARGEST = 65504.0  # of the numbers that float16 holds
@@ -83,7 +85,7 @@ class MuSc:
         count = min(self.references, len(train))
         if count < min(self.references, LEAST) or not len(train) or 0 < self.references < LEAST:
             raise DataError(f"musc needs at least {LEAST} images of training to score against, got {count}")
-        self._features = features.load(self.backbone, LEVELS)
+        self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         chosen = np.linspace(0, len(train) - 1, max(count, 1)).round().astype(int)  # with none, one tells the size
         levels, insides, tops, marks, size = [], [], [], [], None
         with Progress(len(chosen), "references", "images") as bar:
@@ -152,7 +154,7 @@ class MuSc:
         )
 
     def from_state(self, state: State) -> Self:
-        self._features = features.restore(self.backbone, state.arrays, LEVELS)
+        self._features = features.restore(at_depths(self.backbone, DEPTHS), state.arrays, LEVELS)
         held = {
             name: torch.from_numpy(np.array(array)).to(self._features.device)
             for name, array in state.arrays.items()
