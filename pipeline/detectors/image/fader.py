@@ -6,7 +6,7 @@ https://arxiv.org/abs/2310.04010. Defaults are for small images on a CPU.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -33,7 +33,7 @@ from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm CNN whose features say what stands out; the papers take the attention of a DINO ViT
 HOSTS = {"unet": True, "autoencoder": False}  # whether the host hands over maps of every resolution, or the code alone
-NORMALS = 64  # images whose errors say what the host gets wrong on normal patches
+LEAST = 1e-3  # error of a patch below which there is nothing to tell
 OPEN = 3.0  # logit at which the layers start: nearly all is let through
 BATCH = 16  # images whose masks are made together
 
@@ -63,8 +63,8 @@ class Fader:
     """Optimiser steps of the two layers behind it; 0 leaves the host alone."""
     hidden: Annotated[int, Ge(1)] = 32
     """Width between the two layers."""
-    tolerated: Annotated[float, Gt(0), Lt(1)] = 0.95
-    """Share of the normal patches whose error is no reason to weaken anything."""
+    tolerated: Annotated[float, Ge(1)] = 1.5
+    """Times that a patch's error may exceed what it is without the texture before its features are weakened."""
     opacity: Annotated[float, Ge(0), Le(1)] = 0.2
     """Least opacity of the textures that stand for defects; 1 is the most."""
     batch: Annotated[int, Ge(1)] = 8
@@ -76,7 +76,9 @@ class Fader:
     shrink: Annotated[int, Ge(1), Le(8)] = 4
     """Side of the blocks of pixels averaged before the host looks; larger is faster, and blind to finer defects."""
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
-    """Largest learning rate of Adam, of the host and of the layers; it falls along half a cosine."""
+    """Largest learning rate of Adam for the host; it falls along half a cosine."""
+    layers_rate: Annotated[float, Gt(0), Le(1)] = 2e-2
+    """The same for the two layers, which are small and start wide open."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -105,26 +107,24 @@ class Fader:
             return {"ssim": 1 - ssim(made, clean).mean(), "l2": F.mse_loss(made.float(), clean)}
 
         drawn = self._drawn(held, masks, self.steps, 0.0, rng, where)
-        self.history_ = self._trained(host.train(), self.steps, drawn, repairing)
+        self.history_ = self._trained(host.train(), self.steps, self.rate, drawn, repairing)
         nets.frozen(host)
         if self.attenuating:
-            normal = self._tolerable(host, layers, held, masks, rng, where)
 
             def attenuating(clean: Tensor, seen: Tensor, mask: Tensor) -> dict[str, Tensor]:
-                maps = host.encode(self._hidden(seen, mask))
                 with torch.no_grad():
-                    wrong = error(host.decode(maps), clean)
-                signals = [
-                    F.binary_cross_entropy_with_logits(
-                        layers(level, maps[level]).float(), signal(pooled(wrong, maps[level]), normal[level])
-                    )
-                    for level in host.handed
-                ]
+                    maps = host.encode(self._hidden(seen, mask))
+                    wrong, due = error(host.decode(maps), clean), error(host(self._hidden(clean, mask)), clean)
+                signals = []
+                for level in host.handed:
+                    patches = (F.adaptive_avg_pool2d(x[:, None], maps[level].shape[2:])[:, 0] for x in (wrong, due))
+                    logit, share = layers(level, maps[level]).float(), signal(*patches, self.tolerated)
+                    signals.append(F.binary_cross_entropy_with_logits(logit, share))
                 made = host.decode(maps, layers.weaken)
                 return {"signal": torch.stack(signals).mean(), "repair": error(made, clean).mean()}
 
             drawn = self._drawn(held, masks, self.attenuating, 0.5, rng, where)
-            more = self._trained(layers.train(), self.attenuating, drawn, attenuating)
+            more = self._trained(layers.train(), self.attenuating, self.layers_rate, drawn, attenuating)
             self.history_ += [{**row, "step": row["step"] + self.steps} for row in more]
         self.host_, self.layers_ = host, nets.frozen(layers)
         self.size_, self.hash_ = held.size, self._features.hash
@@ -200,27 +200,11 @@ class Fader:
             ]
             yield unit(clean, where), unit(np.stack(seen), where), torch.from_numpy(masks[at]).to(where)
 
-    def _trained(self, net: nn.Module, steps: int, drawn: Iterator, losses: object) -> list[dict[str, float]]:
-        optimiser = torch.optim.Adam(net.parameters(), lr=self.rate)
+    def _trained(
+        self, net: nn.Module, steps: int, rate: float, drawn: Iterator, losses: Callable[..., dict[str, Tensor]]
+    ) -> list[dict[str, float]]:
+        optimiser = torch.optim.Adam(net.parameters(), lr=rate)
         return nets.train(optimiser, drawn, steps, lambda one: losses(*one), nets.warm_cosine(optimiser, steps))
-
-    def _tolerable(
-        self,
-        host: Hourglass,
-        layers: "Layers",
-        held: Images,
-        masks: np.ndarray,
-        rng: np.random.Generator,
-        where: torch.device,
-    ) -> dict[int, float]:
-        """The error that the share `tolerated` of the normal patches stays below, per level handed over."""
-        at = np.sort(rng.permutation(len(held))[:NORMALS])
-        clean = unit(held.x[at], where)
-        with torch.no_grad():
-            maps = host.encode(self._hidden(clean, torch.from_numpy(masks[at]).to(where)))
-            wrong = error(host.decode(maps), clean)
-        found = {level: pooled(wrong, maps[level]).cpu().numpy() for level in host.handed}
-        return {level: max(float(np.quantile(each, self.tolerated)), 1e-6) for level, each in found.items()}
 
 
 class Layers(nn.Module):
@@ -260,11 +244,8 @@ def error(made: Tensor, image: Tensor) -> Tensor:
     return ((1 - ssim(made, image)) / 2 + (made.float() - image) ** 2).mean(dim=1)
 
 
-def pooled(wrong: Tensor, maps: Tensor) -> Tensor:
-    """Mean errors `(n, h, w)` of the patches behind the positions of `maps`."""
-    return F.adaptive_avg_pool2d(wrong[:, None], maps.shape[2:])[:, 0]
-
-
-def signal(wrong: Tensor, normal: float) -> Tensor:
-    """The share that should go on: all where the error is at most `normal`, inversely less where it is larger."""
-    return (normal / wrong.clamp(min=normal)).clamp(max=1.0)
+def signal(wrong: Tensor, due: Tensor, tolerated: float) -> Tensor:
+    """The share of a patch's features that should go on: all where its error is at most `tolerated` times what is due,
+    inversely less where it is larger."""
+    most = tolerated * due.clamp(min=LEAST)
+    return most / torch.maximum(wrong, most)

@@ -45,8 +45,8 @@ def test_the_mask_is_one_of_the_image_alone_and_hides_a_defect() -> None:
 
 
 def test_the_signal_by_hand() -> None:
-    wrong = torch.tensor([0.0, 0.5, 1.0, 2.0, 8.0])
-    torch.testing.assert_close(signal(wrong, 1.0), torch.tensor([1.0, 1.0, 1.0, 0.5, 0.125]))
+    wrong, due = torch.tensor([0.0, 1.5, 3.0, 15.0, 2e-3]), torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0])
+    torch.testing.assert_close(signal(wrong, due, 1.5), torch.tensor([1.0, 1.0, 0.5, 0.1, 0.75]))
     a, b = torch.full((1, 3, 20, 20), 0.2), torch.full((1, 3, 20, 20), 0.6)
     alike = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)
     np.testing.assert_allclose(error(a, b), (1 - alike) / 2 + 0.16, atol=3e-4)
@@ -63,7 +63,7 @@ def test_the_layers_leave_the_normal_and_weaken_what_came_out_wrong() -> None:
     wrong[:, 2:4, 2:4] = 20.0
     optimiser = torch.optim.Adam(layers.parameters(), lr=0.03)
     for _ in range(120):
-        loss = F.binary_cross_entropy_with_logits(layers(2, maps), signal(wrong, 1.0))
+        loss = F.binary_cross_entropy_with_logits(layers(2, maps), signal(wrong, torch.ones(16, 8, 8), 1.0))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
