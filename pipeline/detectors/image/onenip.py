@@ -70,7 +70,7 @@ class OneNIP:
     """Share of the refiner's map in the whole (the paper's 0.5); the rest is the error of rebuilding. 0 leaves it."""
     hidden: Annotated[int, Ge(1)] = 32
     """Width of the refiner (the paper's 128)."""
-    steps: Annotated[int, Ge(1)] = 400
+    steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps."""
     batch: Annotated[int, Ge(1)] = 8
     """Normal images per step; each comes with its corrupted twin and a prompt."""
