@@ -54,7 +54,9 @@ def backbone(line: Line) -> str:
 
 def settings(line: Line) -> str:
     """What differs from the defaults, what training was given, and what is switched off."""
-    told = [_told(key, value) for key, value in line["params"].items() if key not in ("detector", "backbone")]
+    same = {"learn": line.get("learned_on"), "shots": line.get("shots")}  # options that say what the regime says
+    options = {key: value for key, value in line["params"].items() if key not in same or value != same[key]}
+    told = [_told(key, value) for key, value in options.items() if key not in ("detector", "backbone")]
     own = line["params"].get("backbone", {})
     if own.get("levels") != KNOWN.get(own.get("name"), {}).get("levels"):
         told.append(f"levels {own.get('levels')}")

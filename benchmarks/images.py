@@ -179,7 +179,7 @@ def main() -> None:
     if chosen.one:
         print(json.dumps(line(chosen, Run(**json.loads(chosen.one)))))
         return
-    from benchmarks.page import table
+    from benchmarks.image_tables import failures, table
 
     lines, failed = [], 0
     for run in runs(chosen):
@@ -193,7 +193,7 @@ def main() -> None:
         if chosen.out:
             with chosen.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
-    print(table(lines))
+    print(table(lines), failures(lines), sep="\n")
     if failed:
         sys.exit(1)
 

@@ -19,13 +19,14 @@ measure() {
     shift 2
     "${PYTHON:-python}" -m benchmarks.images --data "$shared/data" --split "$split" --detectors "$detectors" \
         --backbone "${BACKBONE:-mobilenetv2_100}" --weights "$shared/weights/${BACKBONE:-mobilenetv2_100}.safetensors" \
-        --size 224x224 --fit stretch --out "$out" "$@" || failed=1
+        --size 224x224 --fit stretch --out "$out" "$@" || failed=1 # a later --size counts
 }
 
 for part in "$@"; do
     case $part in
     plain) # every set, and on one of them what each idea is worth
-        for name in dinomaly inpformer onenip fader draem destseg musc uniconha reverse_distillation fastflow cflow stfpm; do
+        for name in dinomaly inpformer onenip fader draem destseg musc resad uniconha \
+            reverse_distillation fastflow cflow stfpm; do
             measure $name "$one" --ablate
             measure $name "$splits/mvtec_screw.csv,$splits/magnetic_tile.csv"
         done
@@ -44,12 +45,14 @@ for part in "$@"; do
     zero)
         measure musc "$every" --whole --quick
         measure inpformer "$every" --unseen --quick ;;
-    peers)
-        measure stfpm,dinomaly,inpformer "$every" --peer anomalib
-        measure fastflow,cflow "$one" --peer anomalib
+    peers) # fewer steps of both where anomalib's networks are far larger than two cores can train
+        measure stfpm,fastflow,cflow "$every" --peer anomalib
+        measure dinomaly,inpformer "$one" --peer anomalib
         measure reverse_distillation,destseg "$one" --peer anomalib # anomalib has none for this backbone, and says so
-        BACKBONE=resnet18 measure reverse_distillation "$one" --peer anomalib
-        measure draem "$one" --peer anomalib --options '{draem: {steps: 10}}' ;; # anomalib's is 16 times as wide
+        BACKBONE=resnet18
+        measure reverse_distillation "$one" --peer anomalib --options '{reverse_distillation: {steps: 100, batch: 8}}'
+        BACKBONE=mobilenetv2_100
+        measure draem "$one" --peer anomalib --size 128x128 --options '{draem: {steps: 20}}' ;;
     *)
         echo "unknown part $part" >&2
         exit 2 ;;

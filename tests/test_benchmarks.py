@@ -257,6 +257,13 @@ def test_the_page_puts_each_line_where_it_belongs(monkeypatch: pytest.MonkeyPatc
         kept(set="a+b", regime="all-class", categories=each, image_auroc=0.7, aupro=0.3),
         kept(regime="few-shot", shots=2, draws=3, spread=0.01, image_auroc=0.75),
         kept(regime="zero-shot", learned_on=["b"], image_auroc=0.65),
+        kept(
+            params={"detector": "image/x", "learn": ["b"], "shots": 2},
+            regime="few-shot",
+            learned_on=["b"],
+            shots=2,
+            draws=1,
+        ),
         kept(labels="10% of the defects given with masks", image_auroc=0.95),
         {key: value for key, value in kept(set="b", by="anomalib", failed="No such model.").items() if key != "torch"},
         kept(by="anomalib", detector="y"),
@@ -275,6 +282,7 @@ def test_the_page_puts_each_line_where_it_belongs(monkeypatch: pytest.MonkeyPatc
     }
     for name, row in expected.items():
         assert row in sections[name], name
+    assert "| x | assay | learned on the other sets, 2 normal images | 0.900 / 0.500 |" in sections["Few normal images"]
     assert "- x, none: No such model." in page(lines)
     assert "epoch_s" not in page(lines)
     assert "| epoch_s |" in page([kept(epoch_s=1.5)])
