@@ -33,7 +33,6 @@ from pipeline.samples import normals, presumed_normal
 LEVELS = (2, 3, 4)  # of a timm backbone as the teacher
 LEAST = 2  # anomalous images: one does not tell what anomalies have in common
 DECAY = 0.05  # of the weights, as in DeiT
-GRID = 14  # tokens down and across at most, as of 16 x 16 pixels of 224
 
 Drawn = tuple[list[Tensor], list[Tensor], Tensor]  # maps per level, what counts, labels
 
@@ -57,6 +56,8 @@ class RealnetClassifier:
     stem: Literal["maps", "pixels"] = "maps"
     """What the small transformer's tokens are made of: the backbone's maps (a hybrid in the words of the ViT paper), or
     16 x 16 pixels, which is faster at scoring and needs many more images. Without meaning for a timm student."""
+    grid: Annotated[int, Ge(2)] = 7
+    """Most tokens down and across that maps are averaged to (DeiT's 14 of 224 pixels); time grows with its square."""
     width: Annotated[int, Ge(1)] = 16
     """Numbers per head of the small transformer's four heads (DeiT-Ti has 3 heads of 64)."""
     depth: Annotated[int, Ge(1)] = 3
@@ -81,8 +82,10 @@ class RealnetClassifier:
     """Images per step."""
     steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps of the student, and of the teacher's head (the paper: 20 epochs of 30,000 images)."""
-    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
-    """First learning rate of AdamW, along half a cosine to 0."""
+    rate: Annotated[float, Gt(0), Le(1)] = 5e-4
+    """Largest learning rate of AdamW for the student, along half a cosine to 0 (DeiT: 5e-4 at 512 images)."""
+    teacher_rate: Annotated[float, Gt(0), Le(1)] = 3e-3
+    """The same for the teacher's head."""
     mirror: bool = True
     """Whether images are mirrored by chance, across and down; false where that changes their meaning."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -123,7 +126,7 @@ class RealnetClassifier:
                 maps, inside, label = drawn
                 return {"teacher": self._classified(teacher(maps, inside).float(), label)}
 
-            history = self._trained(teacher, lessons, held, odd)
+            history = self._trained(teacher, self.teacher_rate, lessons, held, odd)
             self.net_ = nets.frozen(teacher)
         if self.judge == "student":
             with seeded(self.seed):
@@ -141,7 +144,7 @@ class RealnetClassifier:
                     parts["distilled"] = self.distillation * loss
                 return parts
 
-            rows = self._trained(student, losses, held, odd)
+            rows = self._trained(student, self.rate, losses, held, odd)
             history += [{**row, "step": row["step"] + len(history)} for row in rows]
             self.net_ = nets.frozen(student)
         self.history_ = history
@@ -205,7 +208,7 @@ class RealnetClassifier:
         count = len(held.levels) - self._pixels
         grid = [max(1, -(-side // PATCH)) for side in held.size]
         if not self._pixels:
-            grid = [min(GRID, side) for side in held.levels[0].shape[2:]]
+            grid = [min(self.grid, side) for side in held.levels[0].shape[2:]]
         tokens = 0
         if vit is not None:
             if why := vit.net.refusal(held.size):
@@ -222,9 +225,9 @@ class RealnetClassifier:
         return SmallViT(None if self._pixels else channels, grid, self.width, self.depth)
 
     def _trained(
-        self, net: nn.Module, losses: Callable[[Drawn], dict[str, Tensor]], held: Held, odd: np.ndarray
+        self, net: nn.Module, rate: float, losses: Callable[[Drawn], dict[str, Tensor]], held: Held, odd: np.ndarray
     ) -> list[dict[str, float]]:
-        optimiser = torch.optim.AdamW(net.parameters(), self.rate, weight_decay=DECAY)
+        optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=DECAY)
         schedule = nets.warm_cosine(optimiser, self.steps, self.steps // 20)
         drawn = self._drawn(held, odd, np.random.default_rng(self.seed))
         return nets.train(optimiser, drawn, self.steps, losses, schedule, clip=1.0)

@@ -56,15 +56,15 @@ class UniConHA:
     width: Annotated[int, Ge(2), MultipleOf(2)] = 32
     """Channels of the first residual stage, doubled by each of the next two (the paper's second stage has 128); only
     for `filterbank`. Time grows with its square."""
-    patch: Annotated[float, Gt(0), Le(1)] = 0.25
-    """Side of a patch, as a share of the image's shorter side (the paper's 1 for objects, 1/8 for defects); a larger
+    patch: Annotated[float, Gt(0), Le(1)] = 0.125
+    """Side of a patch, as a share of the image's shorter side (the paper: 1 for objects, 1/8 for defects); a larger
     one shows arrangements, a smaller one details."""
-    view: Annotated[int, Ge(16)] = 64
-    """Side in pixels at which the encoder sees a patch (the paper's 32); images are scored at the same scale. Time
+    view: Annotated[int, Ge(16)] = 32
+    """Side in pixels at which the encoder sees a patch; images are scored at the same scale. Time
     grows with its square."""
-    shift: Literal["rotation", "cutpaste"] = "rotation"
-    """How virtual outliers are made: turned by 90, 180 and 270 degrees (the paper's), or with a piece of another patch
-    pasted in, for what looks alike when turned."""
+    shift: Literal["rotation", "cutpaste"] = "cutpaste"
+    """How virtual outliers are made: turned by 90, 180 and 270 degrees (the paper's, for what has an upright), or with
+    a piece of another patch pasted in (defects, and what looks alike when turned)."""
     strength: Annotated[float, Ge(0), Le(1)] = 1.0
     """Strength of the views' augmentation at the last stage: 1 is the paper's, 0 none. Each stage before has an equal
     step less."""

@@ -14,7 +14,7 @@ from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 2, "images": 4, "width": 4, "view": 32, "patch": 0.5, "bank": 200}
-SMALL = {"steps": 25, "images": 6, "width": 8, "view": 32, "bank": 1000, "rate": 3e-3}
+SMALL = {"steps": 25, "images": 6, "width": 8, "patch": 0.25, "bank": 1000, "rate": 3e-3, "shift": "rotation"}
 
 
 def directions(*degrees: float) -> torch.Tensor:
