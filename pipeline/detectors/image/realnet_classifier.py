@@ -151,8 +151,8 @@ class RealnetClassifier:
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Logits `(n,)` of being anomalous; the student's is the mean of both its heads, as in DeiT, or the class
-        token's alone where it had no teacher. There are no local scores."""
+        """Logits `(n,)` of being anomalous; the student's is the mean of both its heads, as in DeiT, or that of the
+        one that was taught. There are no local scores."""
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -164,7 +164,8 @@ class RealnetClassifier:
             levels = [level.to(where) for level in levels]
             logits = self.net_(levels, [counted(batch, level.shape[2:], where) for level in levels])
             if logits.ndim == 2:
-                logits = logits.mean(dim=1) if self.distillation else logits[:, 0]
+                taught = [i for i, share in enumerate((1 - self.distillation, self.distillation)) if share]
+                logits = logits[:, taught].mean(dim=1)
         return Scores(logits.float().cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:

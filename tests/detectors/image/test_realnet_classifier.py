@@ -13,7 +13,7 @@ from pipeline.protocols import Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 6, "width": 4, "depth": 1, "hidden": 8}
-SMALL = {"steps": 40, "batch": 10, "width": 8, "depth": 1}
+SMALL = {"steps": 40, "batch": 10, "width": 8, "depth": 1, "rate": 3e-3}
 VIT = Backbone("test_vit", levels=[0])
 
 
@@ -105,7 +105,7 @@ def test_the_student_takes_after_its_teacher() -> None:
 
     teacher = logits(judge="teacher")
     taught, alone = logits(distillation=1.0, temperature=1.0), logits(distillation=0.0)
-    assert np.abs(taught - teacher).mean() < 0.7 * np.abs(alone - teacher).mean()
+    assert np.abs(taught - teacher).mean() < 0.5 * np.abs(alone - teacher).mean()
 
 
 def test_groups_are_judged_from_their_samples() -> None:
