@@ -89,6 +89,17 @@ def usual(line: Line) -> bool:
     return line["dataset"] == same and not {"regime", "ablation", "labels"} & set(line)
 
 
+def once(lines: Lines) -> list[Line]:
+    """Of lines that measured the same, one: with its speed where one has that, the last of equal ones."""
+    found: dict[tuple[str, ...], Line] = {}
+    for line in lines:
+        key = (line["set"], line["detector"], line["by"], line["on"], size(line), settings(line), backbone(line))
+        key = (*key, line.get("ablation", ""))
+        if key not in found or "images_per_s" in line or "images_per_s" not in found[key]:
+            found[key] = line
+    return list(found.values())
+
+
 def plainest(lines: Lines) -> dict[str, Line]:
     """Of each set the line with the fewest options beside the defaults, the first of equal ones."""
     found: dict[str, Line] = {}

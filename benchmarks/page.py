@@ -24,6 +24,7 @@ python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/
     --peer anomalib --options '{{DETECTOR: {{...}}}}' --out FILE.jsonl   # settings; defects given with --labelled 0.1
 python -m benchmarks.images --data ../shared/data --split ../shared/data/splits/SET.csv --line examples/SET \\
     --out FILE.jsonl                                                 # other sizes, unlabelled: the lines in examples/
+sh benchmarks/images.sh ../shared FILE.jsonl                         # most of it in one go
 ```
 
 measured on
@@ -105,6 +106,7 @@ ON_GPU = " `epoch_s` is the time of a pass over the training part, `memory_per_s
 
 def page(lines: Lines) -> str:
     """The whole page, with machines, commands and defect classes."""
+    lines = tables.once(lines)
     judged = [line for line in lines if line["on"] != "test"]
     lines = [line for line in lines if line["on"] == "test"]
     whole = [line for line in lines if not {"regime", "ablation", "failed"} & set(line)]
