@@ -39,9 +39,11 @@ def main_elements(
 ) -> np.ndarray:
     """The main elements of `anomaly_map` `(h, w)`, bool of its shape, empty where nothing stands out.
 
-    Thresholds fall from `high` to `low`; the longest run of them that all leave one number of regions (not 0), eroded
-    by a square of `erosion` pixels, is stable, and its lowest threshold is taken."""
-    tried = np.linspace(high, low, thresholds, endpoint=False)
+    Thresholds fall to `low` from `high`, or from the map's own peak where that is lower, so that a faint anomaly is
+    looked at as finely as a plain one (the paper falls from the highest peak of all maps). The longest run of them that
+    all leave one number of regions (not 0), eroded by a square of `erosion` pixels, is stable, and its lowest threshold
+    is taken."""
+    tried = np.linspace(min(high, float(anomaly_map.max())), low, thresholds, endpoint=False)
     if erosion > 1:  # the least of a square lies above a threshold where all of it does
         anomaly_map = ndimage.minimum_filter(anomaly_map, erosion)
     counts = [ndimage.label(anomaly_map > value, EIGHT)[1] if value < anomaly_map.max() else 0 for value in tried]

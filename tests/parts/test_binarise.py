@@ -17,6 +17,12 @@ def test_main_elements_of_a_map_made_by_hand() -> None:
     assert not main_elements(found * 0.01, 0.5, 1.0).any()  # never above the least threshold
 
 
+def test_a_faint_anomaly_is_looked_at_as_finely() -> None:
+    found = np.full((12, 12), 0.1)
+    found[3:6, 3:6] = 0.2
+    assert main_elements(found, 0.1, 100.0).sum() == 9
+
+
 def test_the_lowest_stable_threshold_is_taken() -> None:
     ramp = np.zeros((5, 40))
     ramp[2, 5:36] = np.r_[np.linspace(0.25, 1, 16), np.linspace(1, 0.25, 16)[1:]]
