@@ -52,8 +52,9 @@ class Dinomaly:
     """Whose tokens are rebuilt; without `levels` the middle two thirds of a ViT's blocks (the paper's DINOv2)."""
     groups: Annotated[int, Ge(1)] = 2
     """Groups of a ViT's blocks whose means are rebuilt (the paper's 2); as many as there are blocks rebuilds each."""
-    grid: Literal["finest", "coarsest"] = "finest"
-    """Which level of a CNN lends its resolution to all; the finest is slower and sees smaller defects."""
+    patch: Annotated[int, Ge(1)] = 16
+    """Pixels across and down behind a token where levels differ in resolution, a CNN's (a ViT has its own, the paper's
+    14); smaller is slower by the square and sees smaller defects, down to the finest level."""
     width: Annotated[int, Ge(1)] = 64
     """Channels of the decoder (the paper's 768, those of its backbone); time grows with its square."""
     depth: Annotated[int, Ge(1)] = 4
@@ -96,7 +97,9 @@ class Dinomaly:
         one image."""
         some = normals(train)
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
-        held = hold(self._features, some, self.cache, self.seed, lambda maps, _: self._grouped(maps))
+        held = hold(
+            self._features, some, self.cache, self.seed, lambda maps, batch: self._grouped(maps, batch.x.shape[2:])
+        )
         where, rng = self._features.device, np.random.default_rng(self.seed)
         with seeded(self.seed):  # of dropout, too
             net = self._net([len(mean) for mean in held.mean]).to(where).train()
@@ -122,7 +125,7 @@ class Dinomaly:
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            maps = self._grouped(self._features.maps(images))
+            maps = self._grouped(self._features.maps(images), self.size_)
             maps = [standardised(*each) for each in zip(maps, self.mean_, self.spread_, strict=True)]
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             pairs = zip(maps, self.net_(maps, inside), strict=True)
@@ -157,10 +160,13 @@ class Dinomaly:
     def _net(self, channels: list[int]) -> "Rebuilder":
         return Rebuilder(channels, self.width, self.depth, self.heads, self.attention, self.drop)
 
-    def _grouped(self, maps: list[Tensor]) -> list[Tensor]:
-        """The groups on one grid, each `(n, c, h', w')`; levels that become one group share its grid already."""
+    def _grouped(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """The groups of images of `size` (h, w) on one grid, each `(n, c, h', w')`."""
         found = tokens.grouped(maps, self.groups)
-        return tokens.on_grid(found, tuple(found[0].shape[2:]) if self.grid == "finest" else None)
+        if len({group.shape[2:] for group in found}) == 1:
+            return tokens.on_grid(found)
+        finest = zip(size, found[0].shape[2:], strict=True)
+        return tokens.on_grid(found, tuple(min(round(side / self.patch), most) for side, most in finest))
 
     def _rising(self) -> Iterator[float]:
         """`discard` by step."""

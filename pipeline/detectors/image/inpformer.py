@@ -41,8 +41,9 @@ class InpFormer:
     """Learned queries gather an image's tokens into prototypes, each a weighted mean of tokens; a decoder that looks at
     these alone, and hands no token on, rebuilds the tokens, and what no prototype is like is rebuilt badly.
 
-    The paper sends the prototypes through a value projection and an MLP; here they stay within the tokens, so that
-    their distances mean the same for images of any kind. A ViT's middle blocks make the groups that are rebuilt; of a
+    The paper's prototypes pass a value projection, and its queries and an MLP are added to them; here they stay within
+    the tokens, so that distances to them mean the same for images of any kind, and learned vectors and an MLP are added
+    on their way to the decoder. A ViT's middle blocks make the groups that are rebuilt; of a
     CNN each level is one. Channels are in standard deviations from their means (the paper's as they come). In place of
     the paper's StableAdamW: AdamW with AMSGrad, gradients clipped."""
 
@@ -53,8 +54,9 @@ class InpFormer:
     """Whose tokens are rebuilt; without `levels` the middle two thirds of a ViT's blocks (the paper's DINOv2)."""
     groups: Annotated[int, Ge(1)] = 2
     """Groups of a ViT's blocks whose means are rebuilt (the paper's 2)."""
-    grid: Literal["finest", "coarsest"] = "finest"
-    """Which level of a CNN lends its resolution to all; the finest is slower and sees smaller defects."""
+    patch: Annotated[int, Ge(1)] = 16
+    """Pixels across and down behind a token where levels differ in resolution, a CNN's (a ViT has its own, the paper's
+    14); smaller is slower by the square and sees smaller defects, down to the finest level."""
     prototypes: Annotated[int, Ge(1)] = 6
     """Prototypes of an image (the paper's 6); more tell more kinds of normal apart, and hold more of a defect."""
     width: Annotated[int, Ge(1)] = 64
@@ -102,7 +104,9 @@ class InpFormer:
         one image."""
         some = filled(normals(train), self.least, self.seed)
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
-        held = hold(self._features, some, self.cache, self.seed, lambda maps, _: self._grouped(maps))
+        held = hold(
+            self._features, some, self.cache, self.seed, lambda maps, batch: self._grouped(maps, batch.x.shape[2:])
+        )
         where, rng = self._features.device, np.random.default_rng(self.seed)
         with seeded(self.seed):
             net = self._net([len(mean) for mean in held.mean]).to(where).train()
@@ -129,7 +133,7 @@ class InpFormer:
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            maps = self._grouped(self._features.maps(images))
+            maps = self._grouped(self._features.maps(images), self.size_)
             maps = [standardised(*each) for each in zip(maps, self.mean_, self.spread_, strict=True)]
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             made, odd = self.net_(maps, inside)
@@ -166,10 +170,13 @@ class InpFormer:
     def _net(self, channels: list[int]) -> "Net":
         return Net(channels, self.prototypes, self.width, self.depth, self.heads, self.residual)
 
-    def _grouped(self, maps: list[Tensor]) -> list[Tensor]:
-        """The groups on one grid, each `(n, c, h', w')`; levels that become one group share its grid already."""
+    def _grouped(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """The groups of images of `size` (h, w) on one grid, each `(n, c, h', w')`."""
         found = tokens.grouped(maps, self.groups)
-        return tokens.on_grid(found, tuple(found[0].shape[2:]) if self.grid == "finest" else None)
+        if len({group.shape[2:] for group in found}) == 1:
+            return tokens.on_grid(found)
+        finest = zip(size, found[0].shape[2:], strict=True)
+        return tokens.on_grid(found, tuple(min(round(side / self.patch), most) for side, most in finest))
 
 
 class Extractor(nn.Module):
@@ -219,7 +226,8 @@ class Net(nn.Module):
         entering = channels[0] if self.alike else sum(channels)
         self.extract = Extractor(entering, prototypes)
         self.enter = nn.Identity() if entering == width else nn.Linear(entering, width)
-        self.bottleneck = MLP(width, 4 * width)
+        self.own, self.norm = nn.Parameter(torch.randn(prototypes, width)), nn.LayerNorm(width)
+        self.mlp, self.bottleneck = MLP(width, 4 * width), MLP(width, 4 * width)
         self.blocks = nn.ModuleList([Guided(width, heads, residual) for _ in range(depth)])
         self.leave = nn.ModuleList([nn.Identity() if c == width else nn.Linear(width, c) for c in channels])
 
@@ -229,7 +237,9 @@ class Net(nn.Module):
         seen = tokens.tokens(torch.stack(groups).mean(dim=0) if self.alike else torch.cat(groups, dim=1))
         prototypes = self.extract(seen, inside.flatten(1))
         near = nearest(seen, prototypes).view_as(inside)
-        x, prototypes, found = self.bottleneck(self.enter(seen)), self.enter(prototypes), []
+        prototypes = self.enter(prototypes) + self.own
+        prototypes = prototypes + self.mlp(self.norm(prototypes))
+        x, found = self.bottleneck(self.enter(seen)), []
         for block in self.blocks:
             x = block(x, prototypes)
             found.append(x)

@@ -12,7 +12,7 @@ from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 FINE = Backbone(levels=[0])
-TINY = {"steps": 4, "batch": 4, "width": 8, "depth": 2, "heads": 2}
+TINY = {"steps": 4, "batch": 4, "width": 8, "depth": 2, "heads": 2, "patch": 4}
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -133,8 +133,10 @@ def test_repeats_and_survives_its_state_bit_for_bit() -> None:
 
 
 def test_batch_size_does_not_matter() -> None:
-    detector = Dinomaly(**TINY, grid="coarsest", backbone=Backbone(levels=[0, 2])).fit(view(stripes(4, 0)))
+    detector = Dinomaly(**TINY | {"patch": 8}, backbone=Backbone(levels=[0, 2])).fit(view(stripes(4, 0)))
     test = view(planted(5, 1)[0])
+    grouped = detector._grouped(detector._features.maps(whole(test).x), (SIDE, SIDE))
+    assert [tuple(group.shape[2:]) for group in grouped] == [(6, 6), (6, 6)]  # 8 pixels a token
     apart = np.concatenate([detector.score(b).sample for b in test.batches(1)])
     np.testing.assert_allclose(detector.score(whole(test)).sample, apart, rtol=1e-4, atol=1e-5)
 
