@@ -116,8 +116,9 @@ class Networks(nn.Module):
         return found
 
     def log_likelihood(self, i: int, maps: Tensor, inside: Tensor, match: float) -> Tensor:
-        """Of the residuals `maps` `(n, c, h', w')` of level i, per channel, `(n, h', w')`."""
-        grid = (maps.shape[2], maps.shape[3])
+        """Of the residuals `maps` `(n, c, h', w')` of level i, per channel, `(n, h', w')`; what does not count,
+        `inside` `(n, h', w')`, is taken for a residual of 0."""
+        grid, maps = (maps.shape[2], maps.shape[3]), maps * inside[:, None]
         if match > 0:
             _, at = nearest(tokens(maps).flatten(0, 1), self.codes[i])
             known = laid_out(self.codes[i][at[:, 0]].view(len(maps), -1, maps.shape[1]), grid)

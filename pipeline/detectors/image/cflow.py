@@ -53,11 +53,11 @@ class CFlow:
     """Hidden width of a coupling's network, as a share of what it sees, features and sinusoids (the paper's 2)."""
     clamp: Annotated[float, Gt(0)] = 1.9
     """Largest logarithm of the factor by which a coupling scales (the paper's)."""
-    steps: Annotated[int, Ge(1)] = 400
+    steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps. The paper trains for 100 epochs over all vectors."""
     batch: Annotated[int, Ge(1)] = 1024
     """Vectors of each level per step, drawn from all images and positions (the paper's 256)."""
-    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate of Adam, which rises over the first twentieth of the steps and falls along half a cosine (the
     paper's 2e-4)."""
     cache: Annotated[int, Ge(1)] = 512
@@ -104,17 +104,18 @@ class CFlow:
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the sum over levels of the
         likelihoods, each as a share of the largest in training (section 4.3). It orders as the paper's score does, the
-        negative of that sum, but never saturates; the score is the largest of the map."""
+        negative of that sum, but never saturates; the score is the largest of the map before the blur."""
         must_be_fitted(self, "likeliest_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            shares = [
-                (self._log_likelihood(i, maps) - self.likeliest_[i])[:, None]
-                for i, maps in enumerate(self._features.maps(images))
-            ]
+            shares = []
+            for i, maps in enumerate(self._features.maps(images)):
+                inside = counted(batch, maps.shape[2:], maps.device)
+                shares.append((self._log_likelihood(i, maps, inside) - self.likeliest_[i])[:, None])
             odd = -torch.logsumexp(features.merge(shares), dim=1)  # (n, h', w')
-            local = enlarged(odd, self.size_, self.smooth, counted(batch, odd.shape[1:], odd.device))
-            sample = largest(local, counted(batch, self.size_, local.device))
+            inside = counted(batch, odd.shape[1:], odd.device)
+            sample = largest(odd, inside)
+            local = enlarged(odd, self.size_, self.smooth, inside)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
@@ -169,9 +170,10 @@ class CFlow:
                 step.append((rows, None if sinusoids is None else sinusoids[chosen % area].to(where)))
             yield step
 
-    def _log_likelihood(self, i: int, maps: Tensor) -> Tensor:
-        """Of each position of the maps `(n, c, h', w')` of level i, per channel, `(n, h', w')` (equation 4)."""
-        rows = standardised(maps, *self.scales_[i])
+    def _log_likelihood(self, i: int, maps: Tensor, inside: Tensor) -> Tensor:
+        """Of each position of the maps `(n, c, h', w')` of level i, per channel, `(n, h', w')` (equation 4); what does
+        not count, `inside` `(n, h', w')`, is taken for the mean."""
+        rows = standardised(maps, *self.scales_[i]) * inside[:, None]
         grid = (maps.shape[2], maps.shape[3])
         found = self.flows_[i].log_likelihood(tokens(rows), self._told(grid, maps.device))  # (n, h' w')
         return found.unflatten(1, grid)
@@ -183,5 +185,5 @@ class CFlow:
         with torch.inference_mode():
             for start in range(0, len(chosen), BATCH):
                 for i, (maps, inside) in enumerate(zip(*held.of(chosen[start : start + BATCH], where), strict=True)):
-                    best[i] = max(best[i], self._log_likelihood(i, maps)[inside].max().cpu())
+                    best[i] = max(best[i], self._log_likelihood(i, maps, inside)[inside].max().cpu())
         return best.to(where)

@@ -50,7 +50,7 @@ class FastFlow:
     0.16)."""
     clamp: Annotated[float, Gt(0)] = 2.0
     """Largest logarithm of the factor by which a coupling scales; larger fits closer, and training may diverge."""
-    steps: Annotated[int, Ge(1)] = 400
+    steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps. The paper trains for 500 epochs."""
     batch: Annotated[int, Ge(1)] = 16
     """Images per step (the paper's 32)."""
@@ -100,9 +100,9 @@ class FastFlow:
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the mean likelihood of the
-        levels (sections 3.3 and 4.2), which orders as the negative likelihood does but never saturates; the score is
-        the largest of the map."""
+        """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the sum of the likelihoods
+        of the levels (sections 3.3 and 4.2), which orders as their negative mean does but never saturates; the score
+        is the largest of the map before the blur."""
         must_be_fitted(self, "flows_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -113,8 +113,8 @@ class FastFlow:
             levels = features.merge(found)  # (n, levels, h', w')
             mean = torch.logsumexp(levels, dim=1) if self.combine == "likelihoods" else levels.mean(dim=1)
             inside = counted(batch, mean.shape[1:], mean.device)
+            sample = largest(-mean, inside)
             local = enlarged(-mean, self.size_, self.smooth, inside)
-            sample = largest(local, counted(batch, self.size_, local.device))
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:

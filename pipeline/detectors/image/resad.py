@@ -62,7 +62,7 @@ class ResAD:
     them, 1 takes that distribution over."""
     constrain: Annotated[float, Ge(0)] = 1.0
     """Weight of the losses that draw normal residuals into the hypersphere and leave anomalous ones; at 0 all stay."""
-    radius: Annotated[float, Gt(0)] = 0.4
+    radius: Annotated[float, Gt(0)] = 0.1
     """Of the hypersphere, in standard deviations of the features (the paper's 0.4 is in units of its features, and it
     shrinks below the nearest anomaly)."""
     couplings: Annotated[int, Ge(1)] = 6
@@ -73,7 +73,7 @@ class ResAD:
     """Optimiser steps. The paper trains for about 60 epochs."""
     batch: Annotated[int, Ge(2)] = 8
     """Images per step, half of them normal and half anomalous (the paper's 32)."""
-    rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    rate: Annotated[float, Gt(0), Le(1)] = 5e-3
     """Learning rate of Adam, which falls along half a cosine to 0."""
     cache: Annotated[int, Ge(2)] = 1000
     """Most MB (10^6 bytes) of maps held in half precision during fit, half of them normal; of more images than it
@@ -93,7 +93,7 @@ class ResAD:
         Raises DataError without normals, for a category of `learn` without any, for images of differing sizes, or when
         `cache` does not hold one."""
         some = normals(train)
-        names = list(dict.fromkeys(some.rows["category"]))
+        names = [str(name) for name in some.rows["category"].unique()]
         unknown = [name for name in self.learn or [] if name not in names]
         if unknown or self.learn == []:
             raise DataError(
@@ -129,9 +129,9 @@ class ResAD:
         Raises DataError without normals, or for images of another size than in training."""
         must_be_fitted(self, "networks_")
         some = normals(samples)
-        names = some.rows["category"].to_numpy()
+        names = some.rows["category"].astype(str).to_numpy()
         found = {}
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(names.tolist()):
             own = np.flatnonzero(names == name)
             rng = np.random.default_rng([self.seed, *name.encode()])
             chosen = np.sort(rng.choice(own, min(self.shots, len(own)), replace=False))
@@ -146,7 +146,7 @@ class ResAD:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative log-likelihood of the residuals, mean of
-        the levels; the score is the largest of the map.
+        the levels; the score is the largest of the map before the blur.
 
         Raises DataError for a category without references."""
         must_be_fitted(self, "networks_")
@@ -166,8 +166,9 @@ class ResAD:
                     inside = counted(batch, maps.shape[2:], maps.device)[own]
                     found[i][own] = -self.networks_.log_likelihood(i, rest, inside, self.match)[:, None]
             odd = features.merge(found).mean(dim=1)  # (n, h', w')
-            local = enlarged(odd, self.size_, self.smooth, counted(batch, odd.shape[1:], odd.device))
-            sample = largest(local, counted(batch, self.size_, local.device))
+            inside = counted(batch, odd.shape[1:], odd.device)
+            sample = largest(odd, inside)
+            local = enlarged(odd, self.size_, self.smooth, inside)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
@@ -203,7 +204,7 @@ class ResAD:
             standardised(maps, *scale) for maps, scale in zip(self._features.maps(images), self.scales_, strict=True)
         ]
 
-    def _made(self, channels: list[int]) -> "Networks":
+    def _made(self, channels: list[int]) -> Networks:
         if min(channels) < LEAST:
             raise DataError(f"every level needs at least {LEAST} channels for a flow, got {channels}")
         with seeded(self.seed):
