@@ -57,7 +57,7 @@ class CFlow:
     """Optimiser steps. The paper trains for 100 epochs over all vectors."""
     batch: Annotated[int, Ge(1)] = 1024
     """Vectors of each level per step, drawn from all images and positions (the paper's 256)."""
-    rate: Annotated[float, Gt(0), Le(1)] = 2e-3
+    rate: Annotated[float, Gt(0), Le(1)] = 3e-3
     """Learning rate of Adam, which rises over the first twentieth of the steps and falls along half a cosine (the
     paper's 2e-4)."""
     cache: Annotated[int, Ge(1)] = 512
