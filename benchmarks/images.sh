@@ -1,21 +1,22 @@
 #!/bin/sh
-# What stands in docs/results/images.jsonl of most detectors, or of DETECTORS (names with spaces), measured again at
-# 224 x 224:
+# What stands in docs/results/images.jsonl of the detectors named below, measured again at 224 x 224:
 #
 #   sh benchmarks/images.sh ../shared FILE.jsonl [speeds] [peers] [sets] [ablations] [labelled] [together] [few] [zero]
 #
-# All parts when none is named; the first two need an idle machine. `peers` needs the extra `bench`; PYTHON names the
-# interpreter. Goes on after a failure, and ends with it.
+# All parts when none is named; the first two need an idle machine. `peers` measures those that anomalib has, too, and
+# needs the extra `bench`; PYTHON names the interpreter. SETS (kolektorsdd mvtec_screw magnetic_tile) and DETECTORS, names
+# with spaces, leave some out. Goes on after a failure, and ends with it.
 set -eu
 shared=$1 out=$2
 shift 2
 [ $# -gt 0 ] || set -- speeds peers sets ablations labelled together few zero
-detectors=${DETECTORS:-"dinomaly inpformer onenip fader draem destseg musc resad uniconha reverse_distillation \
-fastflow cflow stfpm anomalyncd"}
-splits=$shared/data/splits
-one=$splits/kolektorsdd.csv
-others=$splits/mvtec_screw.csv,$splits/magnetic_tile.csv
-every=$one,$others
+detectors=${DETECTORS:-onenip fader draem destseg musc resad uniconha anomalyncd}
+rivals=${DETECTORS:-stfpm fastflow cflow dinomaly inpformer reverse_distillation}
+every=
+for name in ${SETS:-kolektorsdd mvtec_screw magnetic_tile}; do
+    every=${every:+$every,}$shared/data/splits/$name.csv
+done
+one=${every%%,*}
 backbone=mobilenetv2_100
 failed=0
 
@@ -32,21 +33,22 @@ for part in "$@"; do
     case $part in
     speeds)
         for name in $detectors; do measure "$name" "$one"; done ;;
-    peers) # fewer steps of both where anomalib's networks are far larger than two cores can train
-        measure stfpm,fastflow,cflow "$every" --peer anomalib
-        measure dinomaly,inpformer "$one" --peer anomalib
-        measure reverse_distillation,destseg "$one" --peer anomalib # anomalib has none for this backbone, and says so
+    peers)
+        for name in $rivals; do measure "$name" "$every" --peer anomalib; done
+        [ -z "${DETECTORS:-}" ] || continue
         backbone=resnet18
-        measure reverse_distillation "$one" --peer anomalib --options '{reverse_distillation: {steps: 100, batch: 8}}'
+        measure reverse_distillation "$one" --peer anomalib # anomalib has it for no other backbone at hand
         backbone=mobilenetv2_100
+        # anomalib's is 16 times as wide as ours: smaller images, and fewer steps of both
         measure draem "$one" --peer anomalib --size 128x128 --options '{draem: {steps: 20}}' ;;
     sets)
-        for name in $detectors; do measure "$name" "$others" --quick; done ;;
+        [ "$one" = "$every" ] && continue
+        for name in $detectors; do measure "$name" "${every#*,}" --quick; done ;;
     ablations)
-        for name in $detectors; do measure "$name" "$one" --ablate --quick; done ;;
+        for name in ${DETECTORS:-$rivals $detectors}; do measure "$name" "$one" --ablate --quick; done ;;
     labelled)
         measure realnet_classifier "$one" --labelled 0.5 --ablate
-        measure realnet_classifier "$others" --labelled 0.5
+        [ "$one" = "$every" ] || measure realnet_classifier "${every#*,}" --labelled 0.5 --quick
         measure draem,destseg,onenip "$every" --labelled 0.1 --quick ;;
     together)
         measure dinomaly,inpformer,onenip,resad,uniconha,patchcore,padim "$every" --together --quick ;;

@@ -93,7 +93,9 @@ is given, or half of them where it learns from the other half.
 
 Ours minus anomalib's, by raw scores; milliseconds of training by image of the training part and of scoring an image,
 ours / anomalib's; `memory` is our share of its peak, and of what it took beyond `before_mb`. Networks that learn get as
-many steps of as many images as ours, with anomalib's own losses and optimisers.
+many steps of as many images as ours, with anomalib's own losses, optimisers and widths. Its Dinomaly and INP-Former,
+made for vision transformers, get the levels of the backbone as tokens, as ours do: on the grid of the finest, in
+standard deviations; its CFLOW as many images as have the vectors that ours sees; its DRAEM noise, for want of textures.
 
 {beside}
 {failures}

@@ -237,6 +237,21 @@ def test_a_section_of_methods_that_is_not_as_its_file_says_is_refused(tmp_path: 
     assert methods(file)["a"].regimes == {"few-shot": {}}
 
 
+def test_one_command_measures_every_method_and_goes_on_after_a_failure(tmp_path: Path) -> None:
+    told = tmp_path / "python"
+    told.write_text('#!/bin/sh\nprintf "%s\\t" "$@"\necho\n[ "$8" != fader ]\n')
+    told.chmod(0o755)
+    command = ["sh", str(ROOT / "benchmarks/images.sh"), "shared", "out.jsonl"]
+    done = subprocess.run(command, env={"PYTHON": str(told), "PATH": "/bin:/usr/bin"}, capture_output=True, text=True)
+    calls = [images.arguments().parse_args(line.split("\t")[2:-1]) for line in done.stdout.splitlines()]
+    named = {name for call in calls for name in call.detectors.split(",")}
+    assert done.returncode == 1
+    assert {name for name, method in methods().items() if method.ablation} <= named
+    assert {f"image/{name}" for name in named} <= set(detectors.TABLE)
+    assert calls[-1].unseen
+    assert calls[-1].detectors == "inpformer"
+
+
 def kept(**more: Any) -> dict[str, Any]:
     """A line as the benchmark writes them."""
     line = {"detector": "x", "by": "assay", "set": "a", "on": "test", "params": {"detector": "image/x"}, "test": 10}
