@@ -162,7 +162,7 @@ class DeSTSeg:
     def _normalised(self, images: np.ndarray, counts: Tensor) -> Tensor:
         """Images as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
         x = torch.from_numpy(images).to(self._features.device).float() * self._features.scale + self._features.shift
-        return x * counts.to(x.device)[:, None]
+        return (x * counts.to(x.device)[:, None]).contiguous(memory_format=torch.channels_last)
 
     def _apart(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
         """1 minus the cosine of two levels, at the image's size (equation 1)."""

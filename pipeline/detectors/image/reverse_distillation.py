@@ -41,7 +41,7 @@ class ReverseDistillation:
 
     backbone: BackboneField = field(default_factory=Backbone)
     """The teacher, whose levels are given back."""
-    code: Annotated[int, Ge(1)] = 128
+    code: Annotated[int, Ge(1)] = 64
     """Channels of the code, at half the resolution of the coarsest level; as the paper's, it must have fewer values
     than the levels have together, and smaller lets less pass that is odd."""
     width: Annotated[int, Ge(1)] = 32

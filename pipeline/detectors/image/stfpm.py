@@ -48,7 +48,7 @@ class STFPM:
     fusion: Literal["product", "sum"] = "product"
     """How the maps of the levels become one: `product` (the paper's), odd where all levels find it so; `sum`, odd where
     any does."""
-    steps: Annotated[int, Ge(1)] = 150
+    steps: Annotated[int, Ge(1)] = 400
     """Optimiser steps. The paper trains for 100 epochs."""
     batch: Annotated[int, Ge(2)] = 4
     """Images per step (the paper's 32); time grows with it."""
@@ -76,7 +76,7 @@ class STFPM:
         where = self._features.device
         known = held.hold(self._features, some, self.cache, self.seed, with_images)
         self.size_, self.shapes_ = known.size, [tuple(level.shape[1:]) for level in known.levels[1:]]
-        net = self._student().to(where).train()
+        net = self._student().to(where, memory_format=torch.channels_last).train()
         optimiser = torch.optim.SGD(net.parameters(), self.rate, momentum=MOMENTUM, weight_decay=self.decay)
 
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class STFPM:
         with torch.inference_mode():
             taught, found = self._features.maps(images), []
             counts = counted(batch, self.size_, self._features.device)
-            x = torch.from_numpy(images).to(self._features.device, torch.float32, memory_format=torch.channels_last)
+            x = torch.from_numpy(images).to(self._features.device).float()
             for one, other in zip(self._folded(self._normalised(x, counts)), taught, strict=True):
                 inside = counted(batch, other.shape[2:], other.device)
                 found.append(enlarged(apart(one, other), self.size_, self.smooth, inside))
@@ -139,7 +139,8 @@ class STFPM:
 
     def _normalised(self, images: Tensor, counts: Tensor) -> Tensor:
         """Images `(n, 3, h, w)` from 0 to 255 as the teacher takes them, 0 where nothing counts, bool `(n, h, w)`."""
-        return (images * self._features.scale + self._features.shift) * counts[:, None]
+        found = (images * self._features.scale + self._features.shift) * counts[:, None]
+        return found.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self) -> None:
         """The student with its batch norms folded and in channels_last, which is what scores."""
