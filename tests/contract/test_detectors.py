@@ -19,7 +19,7 @@ from tests.contract.worlds import SPOILED, World
 
 # What a detector needs to learn a tiny world in seconds; everything else stands at its defaults.
 SMALL: dict[str, dict[str, Any]] = {
-    "image/draem": {"steps": 40, "depth": 2, "width": 8, "compare": 8, "shrink": 2, "rate": 5e-3},
+    "image/draem": {"steps": 40, "batch": 4, "labelled": 2, "depth": 2, "width": 8, "compare": 8, "rate": 5e-3},
     "image/fader": {"steps": 60, "attenuating": 20, "batch": 4, "width": 8, "depth": 2, "shrink": 2, "mosaic": 4},
     "image/onenip": {"steps": 40, "batch": 4, "width": 32, "hidden": 16, "rate": 4e-3},
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
@@ -62,7 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 # as little as shows that a fit is repeatable, forgets, and stands one sample
 BRIEF: dict[str, dict[str, Any]] = {
-    "image/draem": {"steps": 4, "batch": 4},
+    "image/draem": {"steps": 4},
     "image/fader": {"steps": 4, "attenuating": 2},
     "image/onenip": {"steps": 4},
     "image/simplenet": {"steps": 20},
