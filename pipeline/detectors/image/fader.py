@@ -59,9 +59,6 @@ class Fader:
     """Side of the blocks whose mean colour is the hint under the mask, in pixels that the host sees; 0 leaves black."""
     steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps of the host."""
-    dropped: Annotated[float, Ge(0), Lt(1)] = 0.25
-    """Share of the patches whose features are dropped on the host's way while it trains, so that it knows how to repair
-    where they are weakened; 0 trains it under the mask alone, as the paper does."""
     attenuating: Annotated[int, Ge(0)] = 100
     """Optimiser steps of the two layers behind it; 0 leaves the host alone."""
     hidden: Annotated[int, Ge(1)] = 32
@@ -105,11 +102,8 @@ class Fader:
         with seeded(self.seed):
             host, layers = (net.to(where, memory_format=torch.channels_last) for net in self._nets())
 
-        generator = torch.Generator().manual_seed(self.seed)
-
         def repairing(clean: Tensor, _: Tensor, mask: Tensor) -> dict[str, Tensor]:
-            drop = Dropping(clean, 2**self.depth, self.dropped, generator) if self.dropped else None
-            made = host(self._hidden(clean, mask), drop)
+            made = host(self._hidden(clean, mask))
             return {"ssim": 1 - ssim(made, clean).mean(), "l2": F.mse_loss(made.float(), clean)}
 
         drawn = self._drawn(held, masks, self.steps, 0.0, rng, where)
@@ -234,18 +228,6 @@ class Layers(nn.Module):
     def weaken(self, level: int, maps: Tensor) -> Tensor:
         """`maps`, each position times its share: the soft mask of the paper."""
         return maps * self(level, maps).sigmoid()[:, None]
-
-
-class Dropping:
-    """Sets the features of some patches of `side` pixels to zero, the same at every level."""
-
-    def __init__(self, images: Tensor, side: int, share: float, generator: torch.Generator) -> None:
-        n, _, h, w = images.shape
-        self.kept = (torch.rand((n, 1, h // side, w // side), generator=generator) >= share).float().to(images.device)
-
-    def __call__(self, level: int, maps: Tensor) -> Tensor:
-        """`maps` `(n, c, h, w)` of any level without what is dropped."""
-        return maps * F.interpolate(self.kept, maps.shape[2:])
 
 
 def furthest(odd: Tensor, inside: Tensor, share: float) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.detectors.image.fader import Dropping, Fader, Layers, error, furthest, signal
+from pipeline.detectors.image.fader import Fader, Layers, error, furthest, signal
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts import features
 from pipeline.parts.device import seeded
@@ -76,20 +76,12 @@ def test_the_layers_leave_the_normal_and_weaken_what_came_out_wrong() -> None:
     assert share[defect].mean() < 0.2  # 1 / 20 was asked for
 
 
-def test_dropped_patches_are_the_same_at_every_level() -> None:
-    drop = Dropping(torch.zeros(5, 3, 32, 24), 8, 0.25, torch.Generator().manual_seed(0))
-    fine, coarse = drop(0, torch.ones(5, 2, 32, 24)), drop(3, torch.ones(5, 7, 4, 3))
-    assert 0.6 < coarse.mean() < 0.9
-    torch.testing.assert_close(fine[:, 0], coarse[:, 0].repeat_interleave(8, 1).repeat_interleave(8, 2))
-
-
 @pytest.mark.parametrize("host", ["unet", "autoencoder"])
 def test_the_losses_fall_and_a_planted_defect_is_found(host: str) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     x, mask = planted(8, 1)
     small = {"batch": 4, "width": 8, "depth": 2, "shrink": 2, "mosaic": 2, "covered": 0.1, "rate": 4e-3}
-    small["dropped"] = 0.1 if host == "unet" else 0.0
     detector = Fader(host=host, steps=60, attenuating=30, **small).fit(view(stripes(16, 0)))
     assert torch.equal(torch.get_rng_state(), before)
     history = detector.history_
