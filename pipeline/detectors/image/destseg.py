@@ -72,7 +72,7 @@ class DeSTSeg:
     """Optimiser steps of each half. The paper trains the student for 1,000, the other for 4,000."""
     batch: Annotated[int, Ge(2)] = 8
     """Images per step (the paper's 32); where there are anomalous ones with a mask, half of the second half's."""
-    rate: Annotated[float, Gt(0), Le(1)] = 2e-3
+    rate: Annotated[float, Gt(0), Le(1)] = 5e-3
     """Learning rate of AdamW, falling to 0 along half a cosine; the paper has SGD at 0.4, then 0.1 and 0.01."""
     gamma: Annotated[float, Ge(0)] = 4.0
     """Exponent of the focal loss (the paper's); larger looks more at what is hard."""
