@@ -57,7 +57,7 @@ class ResAD:
     """Whether references are subtracted (the paper's idea); without, the networks see the features themselves."""
     codes: Annotated[int, Ge(1)] = 128
     """Vectors of a level's code book of normal residuals (the paper's 1536)."""
-    match: Annotated[float, Ge(0), Le(1)] = 0.5
+    match: Annotated[float, Ge(0), Le(1)] = 0.3
     """How far an image's residuals are moved to the distribution of their nearest codes, channel by channel; 0 leaves
     them, 1 takes that distribution over."""
     constrain: Annotated[float, Ge(0)] = 1.0
