@@ -39,6 +39,7 @@ def test_the_table_has_means_spreads_and_gains() -> None:
     table = classes.table(lines)
     assert "| AnomalyNCD | 45.0 ± 5.0 | 30.0 ± 0.0 | 20.0 ± 0.0 | 1 of 10 |" in table
     assert "| gain over the best k-means | +15.0 | +10.0 | +10.0 | |" in table
+    assert "| gain over k-means, whole image | +15.0 | +20.0 | +10.0 | |" in table
     assert "| the paper's gain over the best other | +12.8 | +5.7 | +10.8 | |" in table
 
 
