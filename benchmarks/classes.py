@@ -4,8 +4,7 @@
 
 The anomalies of the split's `test` are clustered into as many classes as they have kinds (transductive, as in the
 paper: they are what is learned from, without their kinds), beside the normals of `train`. A line of JSON per method and
-seed, then the table. The k-means of regions has the first half of the method, binarisation and masks, and lacks the second, what is learned.
-F1 is micro F1 after the best one-to-one match of clusters with kinds (Hungarian), so the share of
+seed, then the table. F1 is micro F1 after the best one-to-one match of clusters with kinds (Hungarian), so the share of
 images in the right class; NMI and ARI are scikit-learn's. An image without a class is wrong in F1 and of a cluster of
 its own in the others. With `--on calibrate` the anomalies are those that cut-paste and Perlin noise make of the normals
 of `calibrate`, and their kinds the four ways of making them: so settings are chosen without a look at a test label.
