@@ -67,7 +67,7 @@ def foreign(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blend(image: np.ndarray, texture: np.ndarray, where: np.ndarray, opacity: float) -> np.ndarray:
-    """uint8 `image` `(3, h, w)` with `texture` laid over it inside `where` `(h, w)`: equation 2, opacity 1 - beta."""
+    """uint8 `image` `(3, h, w)` with `texture` laid over it inside `where` `(h, w)`, as in section 3.3."""
     mixed = (1 - opacity) * image.astype(np.float32) + opacity * texture
     return np.where(where, np.rint(np.clip(mixed, 0, 255)), image).astype(np.uint8)
 

@@ -82,7 +82,7 @@ class AnomalyNCD:
     rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """Learning rate of AdamW, falling along a cosine (the paper's is 3e-3 of SGD)."""
     hidden: Annotated[int, Ge(1)] = 256
-    """Width of the adapter and of the projection (the paper's 2,048)."""
+    """Width of the adapter, which the paper does without, and of the projection (the paper's 2,048)."""
     heads: Annotated[int, Ge(1)] = 4
     """Classifiers trained side by side, of which the one with the least loss is kept."""
     even: Annotated[float, Ge(0)] = 4.0

@@ -28,7 +28,7 @@ from pipeline.parts.tokens import tokens
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (2, 3, 4)  # of a timm backbone: the last three, as in the paper, section 5.1
+LEVELS = (2, 3, 4)  # of a timm backbone: the last three, as in the authors' repository
 BATCH = 16  # images whose likelihoods are taken together at the end of a fit
 LOOKED_AT = 64  # images at most that say how likely the likeliest is
 
@@ -50,21 +50,21 @@ class CFlow:
     condition: Annotated[int, Ge(0)] = 128
     """Sinusoids that tell a flow the position, a multiple of 4 (the paper's 128); 0 tells it nothing."""
     ratio: Annotated[float, Gt(0)] = 2.0
-    """Hidden width of a coupling's network, as a share of what it sees, features and sinusoids (the paper's 2)."""
+    """Hidden width of a coupling's network, as a share of what it sees, features and sinusoids (repository: 2)."""
     clamp: Annotated[float, Gt(0)] = 1.9
-    """Largest logarithm of the factor by which a coupling scales (the paper's)."""
+    """Largest logarithm of the factor by which a coupling scales (as in the repository)."""
     steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps. The paper trains for 100 epochs over all vectors."""
+    """Optimiser steps. The repository trains for 25 times 8 epochs over all vectors."""
     batch: Annotated[int, Ge(1)] = 1024
-    """Vectors of each level per step, drawn from all images and positions (the paper's 256)."""
+    """Vectors of each level per step, drawn from all images and positions (256 in the repository)."""
     rate: Annotated[float, Gt(0), Le(1)] = 3e-3
-    """Learning rate of Adam, which rises over the first twentieth of the steps and falls along half a cosine (the
-    paper's 2e-4)."""
+    """Learning rate of Adam, which rises over the first twentieth of the steps and falls along half a cosine
+    (2e-4 in the repository)."""
     cache: Annotated[int, Ge(1)] = 512
     """Most MB (10^6 bytes) of feature maps held in half precision during fit; of more images than it holds, as many as
     it does are drawn."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
-    """Sigma of the blur of the map, as a share of the image's shorter side (the paper's 4 pixels)."""
+    """Sigma of the blur of the map, as a share of the image's shorter side (the repository has none)."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the first weights, the orders of the channels and the vectors drawn."""
 
@@ -92,7 +92,7 @@ class CFlow:
         def losses(drawn: list[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
             return {
                 f"level{i}": -flow.log_likelihood(standardised(rows, *scales[i]), condition).mean()
-                for i, (flow, (rows, condition)) in enumerate(zip(flows, drawn, strict=True))  # equation 5
+                for i, (flow, (rows, condition)) in enumerate(zip(flows, drawn, strict=True))  # section 4.2
             }
 
         self.history_ = nets.train(optimiser, self._drawn(held, where), self.steps, losses, schedule)
@@ -103,7 +103,7 @@ class CFlow:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the sum over levels of the
-        likelihoods, each as a share of the largest in training (section 4.3). It orders as the paper's score does, the
+        likelihoods, each as a share of the largest in training. It orders as the paper's score does, the
         negative of that sum, but never saturates; the score is the largest of the map before the blur."""
         must_be_fitted(self, "likeliest_")
         images = checked(batch, self.size_)
@@ -141,7 +141,7 @@ class CFlow:
         return self
 
     def _made(self, channels: list[int]) -> nn.ModuleList:
-        """Flows for levels of so many channels (figure 3)."""
+        """Flows for levels of so many channels (figure 2)."""
         if min(channels) < LEAST:
             raise DataError(f"every level needs at least {LEAST} channels for a flow, got {channels}")
         with seeded(self.seed):

@@ -27,9 +27,9 @@ from pipeline.parts.tokens import cosine_distance
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (1, 2, 3)  # of a timm backbone: the first three blocks of the teacher, section 3.3
+LEVELS = (1, 2, 3)  # of a timm backbone: the first three blocks of the teacher, section 3.2
 DILATIONS = (1, 2, 4)  # of the pyramid that reads the maps; the paper's maps are larger, and so are its steps
-PRIOR = -2.0  # first bias of a logit: few positions are odd (Lin et al. 2017, section 4.1)
+PRIOR = -2.0  # first bias of a logit: few positions are odd (Lin et al. 2017, on the focal loss)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class DeSTSeg:
     denoise: bool = True
     """Whether the student sees the corrupted image; without it the clean one: the paper's ablation."""
     segment: bool = True
-    """Whether a network reads the products; without it the map is the sum over levels of 1 minus the cosine, labels
-    teach nothing and the second half of the steps falls away: the paper's ablation."""
+    """Whether a network reads the products; without it the map is the sum over levels of 1 minus the cosine (the
+    paper's ablation multiplies these), labels teach nothing and the second half of the steps falls away."""
     width: Annotated[int, Ge(1)] = 16
     """Channels of the student at its finest, twice as many at each coarser level up to 8 times (the paper's 64); larger
     is slower by its square."""
@@ -165,7 +165,7 @@ class DeSTSeg:
         return (x * counts.to(x.device)[:, None]).contiguous(memory_format=torch.channels_last)
 
     def _apart(self, one: Tensor, other: Tensor, batch: Batch) -> Tensor:
-        """1 minus the cosine of two levels, at the image's size (equation 1)."""
+        """1 minus the cosine of two levels, at the image's size (equation 3)."""
         return enlarged(cosine_distance(one, other), self.size_, 0.0, counted(batch, one.shape[2:], one.device))
 
     def _marked(self, some: Samples, size: tuple[int, int]) -> held.Held | None:
@@ -202,7 +202,7 @@ class DeSTSeg:
             yield Drawn(seen, counts, torch.from_numpy(mark.astype(np.int8)), finest, maps, inside)
 
     def _denoising(self, student: "Student", drawn: Drawn) -> dict[str, Tensor]:
-        """Equations 1 to 3: the student's features of the corrupted image against the teacher's of the clean one."""
+        """Equations 2 to 4: the student's features of the corrupted image against the teacher's of the clean one."""
         where = self._features.device
         learnt = student(self._normalised(drawn.seen, drawn.counts))
         triples = zip(learnt, drawn.maps, drawn.inside, strict=True)
@@ -210,7 +210,7 @@ class DeSTSeg:
         return {f"level{i}": each.mean() for i, each in enumerate(found)}
 
     def _segmenting(self, reader: "Reader", drawn: Drawn) -> dict[str, Tensor]:
-        """Equations 4 to 6: focal and L1 loss of what the reader finds, the teacher seeing the corrupted image too."""
+        """Equations 5 to 7: focal and L1 loss of what the reader finds, the teacher seeing the corrupted image too."""
         where = self._features.device
         with torch.no_grad():
             learnt = self.student_(self._normalised(drawn.seen, drawn.counts))
@@ -225,7 +225,7 @@ class DeSTSeg:
 
 class Student(nn.Module):
     """An encoder of images of `size` down to half the resolution of the coarsest of `shapes`, and a decoder from there
-    (section 3.3): nothing goes around the code, so what is odd is not carried over."""
+    (section 3.2): nothing goes around the code, so what is odd is not carried over."""
 
     def __init__(self, size: tuple[int, int], shapes: list[nets.Shape], width: int) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class Student(nn.Module):
 
 
 class Reader(nn.Module):
-    """Two residual blocks and an atrous pyramid (section 3.4): products `(n, c, h', w')` to logits `(n, h', w')`."""
+    """Two residual blocks and an atrous pyramid (section 3.3): products `(n, c, h', w')` to logits `(n, h', w')`."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ def with_images(maps: list[Tensor], batch: Batch) -> list[Tensor]:
 
 def products(taught: list[Tensor], learnt: list[Tensor]) -> Tensor:
     """Products of the two's directions, channel by channel, whose sum is the cosine; all levels at the resolution of
-    the finest (section 3.4): `(n, sum of c, h', w')`."""
+    the finest (equation 2, section 3.3): `(n, sum of c, h', w')`."""
     pairs = zip(taught, learnt, strict=True)
     return features.merge([F.normalize(one, dim=1) * F.normalize(other.float(), dim=1) for one, other in pairs])
 

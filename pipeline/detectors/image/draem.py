@@ -1,8 +1,9 @@
 """DRAEM: a network that repairs images and one that compares each image with its repair.
 
 Zavrtanik, Kristan and Skočaj (ICCV 2021), "DRAEM: A discriminatively trained reconstruction embedding for surface
-anomaly detection", https://arxiv.org/abs/2108.07610. Defaults are for small images on a CPU; the paper trains with
-width 128, compare 64, depth 5, shrink 1 and rate 1e-4 for 700 epochs on 256 x 256 pixels.
+anomaly detection", https://arxiv.org/abs/2108.07610. Defaults are for small images on a CPU; the paper trains with rate
+1e-4 for 700 epochs, its repository with width 128, compare 64, depth 4 for the repair and 5 for the comparison, and
+shrink 1, on 256 x 256 pixels.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from pipeline.parts.ssim import ssim
 from pipeline.protocols import UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-POOL = 21 / 256  # side of the mean filter of equation 5, as a share of the image's shorter side
+POOL = 21 / 256  # side of the mean filter of section 3.4, a share of the image's shorter side, as in the repository
 
 
 @dataclass
@@ -61,13 +62,15 @@ class Draem:
     """Side of the windows, at random places, that are trained on, in blocks of `shrink` pixels; smaller is faster and
     sees less at once. Larger than the image is all of it, as in the paper."""
     chance: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Share of the normals that are corrupted (the paper's 0.5); larger teaches more of anomalies, less of normals."""
+    """Share of the normals that are corrupted (0.5 in the repository); larger teaches more of anomalies and
+    less of normals."""
     opacity: Annotated[float, Ge(0), Le(1)] = 0.2
-    """Least opacity of the textures, 1 - beta of the paper, whose 0.2 it is; 1 is the most. Smaller is fainter."""
+    """Least opacity of the textures (the paper's 0.1, its repository's 0.2); 1 is the most. Smaller is fainter."""
     repair: Annotated[float, Ge(0)] = 1.0
-    """Weight of the repair's losses (equations 1 and 2; the paper's 1); 0 leaves the repair to the comparing alone."""
+    """Weight of the repair's losses (section 3.1; 1 in the repository); 0 leaves the repair to the comparing alone."""
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
-    """Learning rate of Adam; a fifth of it after 80 %, and again after 90 % of the steps. The paper's is 1e-4."""
+    """Learning rate of Adam; a fifth of it after 80 %, and again after 90 % of the steps, as in the repository. The
+    paper's is 1e-4, a tenth of it after 400 and again after 600 of 700 epochs."""
     gamma: Annotated[float, Ge(0)] = 2.0
     """Exponent of the focal loss; larger looks more at hard pixels."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -97,7 +100,7 @@ class Draem:
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Scores `(n,)` and maps `(n, h, w)`: the probability of an anomaly, smoothed for the score (equation 5)."""
+        """Scores `(n,)` and maps `(n, h, w)`: the probability of an anomaly, smoothed for the score (section 3.4)."""
         must_be_fitted(self, "net_")
         checked(batch, self.size_)
         images = unit(shrunk(batch, self.shrink)[0], next(self.net_.parameters()).device)
@@ -152,7 +155,7 @@ class Draem:
         return (i, ..., slice(starts[0], starts[0] + self.crop), slice(starts[1], starts[1] + self.crop))
 
     def _losses(self, net: "Networks", clean: Tensor, seen: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Equations 1 to 4; the repair counts only where the clean image is known."""
+        """The losses of sections 3.1 and 3.2; the repair counts only where the clean image is known."""
         repaired, logit = net(seen)
         known = repaired[: len(clean)].float()
         return {
@@ -163,7 +166,7 @@ class Draem:
 
 
 class Networks(nn.Module):
-    """The repairing network (no skip connections) and the comparing U-Net, section 3.1 and 3.2."""
+    """The repairing network (no skip connections) and the comparing U-Net, sections 3.1 and 3.2."""
 
     def __init__(self, width: int, compare: int, depth: int) -> None:
         super().__init__()

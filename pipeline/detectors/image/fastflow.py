@@ -26,7 +26,7 @@ from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (1, 2, 3)  # of a timm backbone, as in the paper, section 4.2
+LEVELS = (1, 2, 3)  # of a timm backbone, as in the paper
 
 
 @dataclass
@@ -43,11 +43,11 @@ class FastFlow:
     couplings: Annotated[int, Ge(1)] = 8
     """Couplings of each flow (the paper's 8 for ResNets, 20 for transformers); more fit closer and cost more."""
     kernels: Literal["alternating", "3x3", "1x1"] = "alternating"
-    """Convolutions of the couplings: 3 x 3 and 1 x 1 in turn (the paper's for ResNet-18), or one of them; with 1 x 1
-    alone a position knows nothing of its neighbours."""
+    """Convolutions of the couplings: 3 x 3 and 1 x 1 in turn (the paper's, but for ResNet-18, which has 3 x 3), or one
+    of them; with 1 x 1 alone a position knows nothing of its neighbours."""
     ratio: Annotated[float, Gt(0)] = 1.0
-    """Hidden channels of a coupling's network, as a share of those that it sees (the paper's 1.0, for some backbones
-    0.16)."""
+    """Hidden channels of a coupling's network, as a share of those that it sees (reimplementations have 1.0, with
+    transformers 0.16)."""
     clamp: Annotated[float, Gt(0)] = 2.0
     """Largest logarithm of the factor by which a coupling scales; larger fits closer, and training may diverge."""
     steps: Annotated[int, Ge(1)] = 300
@@ -55,7 +55,7 @@ class FastFlow:
     batch: Annotated[int, Ge(1)] = 16
     """Images per step (the paper's 32)."""
     rate: Annotated[float, Gt(0), Le(1)] = 3e-3
-    """Learning rate of Adam, which falls along half a cosine to 0 (the paper's stays at 1e-3)."""
+    """Learning rate of Adam, which falls along half a cosine to 0 (the paper's is 1e-3)."""
     decay: Annotated[float, Ge(0), Le(1)] = 1e-5
     """Weight decay of Adam (the paper's)."""
     combine: Literal["likelihoods", "logarithms"] = "likelihoods"
@@ -65,7 +65,7 @@ class FastFlow:
     """Most MB (10^6 bytes) of feature maps held in half precision during fit; of more images than it holds, as many as
     it does are drawn."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
-    """Sigma of the blur of the map, as a share of the image's shorter side; the paper does not blur."""
+    """Sigma of the blur of the map, as a share of the image's shorter side; the paper tells of none."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the first weights, the orders of the channels and the images drawn."""
 
@@ -90,7 +90,7 @@ class FastFlow:
             found = {}
             for i, (flow, maps, inside) in enumerate(zip(flows, *drawn, strict=True)):
                 given = standardised(maps, *scales[i]) * inside[:, None]
-                found[f"level{i}"] = -flow.log_likelihood(given)[inside].mean()  # equation 3
+                found[f"level{i}"] = -flow.log_likelihood(given)[inside].mean()
             return found
 
         batches = held.draws(self.steps, self.batch, rng, where)
@@ -101,7 +101,7 @@ class FastFlow:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the sum of the likelihoods
-        of the levels (sections 3.3 and 4.2), which orders as their negative mean does but never saturates; the score
+        of the levels, which orders as their negative mean does but never saturates; the score
         is the largest of the map before the blur."""
         must_be_fitted(self, "flows_")
         images = checked(batch, self.size_)
@@ -142,7 +142,7 @@ class FastFlow:
         return self
 
     def _made(self, channels: list[int]) -> nn.ModuleList:
-        """Flows for levels of so many channels (figure 2)."""
+        """Flows for levels of so many channels."""
         if min(channels) < LEAST:
             raise DataError(f"every level needs at least {LEAST} channels for a flow, got {channels}")
         taken = {"alternating": (3, 1), "3x3": (3,), "1x1": (1,)}[self.kernels]

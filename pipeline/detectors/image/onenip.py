@@ -2,7 +2,7 @@
 
 Gao (ECCV 2024), "Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt",
 https://arxiv.org/abs/2505.09264; jitter and neighbour masks after You et al. (NeurIPS 2022), UniAD,
-https://arxiv.org/abs/2206.03687. Defaults are for a CPU; the paper has width 256, 4 blocks each way, 1000 epochs.
+https://arxiv.org/abs/2206.03687. Defaults are for a CPU; what is called the paper's is its repository's.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ class OneNIP:
     hidden: Annotated[int, Ge(1)] = 32
     """Width of the refiner (the paper's 128)."""
     steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps."""
+    """Optimiser steps (the paper's 1,000 epochs)."""
     batch: Annotated[int, Ge(1)] = 8
     """Normal images per step; each comes with its corrupted twin and a prompt."""
     labelled: Annotated[int, Ge(0)] = 4

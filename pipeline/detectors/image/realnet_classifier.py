@@ -1,6 +1,6 @@
 """A small ViT distilled from a larger teacher, both taught under the imbalance of real life: nine normals per anomaly.
 
-Hashemi, Safari and Dadashzadeh Taromi (2024), "Realism in Action: Anomaly-Aware Diagnosis of Brain Tumors from Medical
+Hashemi, Safari and Dadashzade Taromi (2024), "Realism in Action: Anomaly-Aware Diagnosis of Brain Tumors from Medical
 Images Using YOLOv8 and DeiT", https://arxiv.org/abs/2401.03302; the distillation is that of Touvron et al. (ICML 2021),
 "Training data-efficient image transformers & distillation through attention" (DeiT), https://arxiv.org/abs/2012.12877.
 """
@@ -81,7 +81,7 @@ class RealnetClassifier:
     batch: Annotated[int, Ge(2)] = 20
     """Images per step."""
     steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps of the student, and of the teacher's head (the paper: 20 epochs of 30,000 images)."""
+    """Optimiser steps of the student, and of the teacher's head (the paper: 20 epochs)."""
     rate: Annotated[float, Gt(0), Le(1)] = 5e-4
     """Largest learning rate of AdamW for the student, along half a cosine to 0 (DeiT: 5e-4 at 512 images)."""
     teacher_rate: Annotated[float, Gt(0), Le(1)] = 3e-3

@@ -70,7 +70,7 @@ class ResAD:
     ratio: Annotated[float, Gt(0)] = 4.0
     """Hidden width of a coupling's network, as a share of the channels that it sees."""
     steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps. The paper trains for about 60 epochs."""
+    """Optimiser steps. The authors' repository trains for about 60 epochs."""
     batch: Annotated[int, Ge(2)] = 8
     """Images per step, half of them normal and half anomalous (the paper's 32)."""
     rate: Annotated[float, Gt(0), Le(1)] = 5e-3

@@ -25,8 +25,8 @@ from pipeline.parts.tokens import cosine_distance
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (1, 2, 3)  # of a timm backbone, as in the paper, section 4.1
-BETAS = (0.5, 0.999)  # of Adam, section 4.1
+LEVELS = (1, 2, 3)  # of a timm backbone, as in the paper
+BETAS = (0.5, 0.999)  # of Adam, as in the authors' repository
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ReverseDistillation:
     the code; larger is slower by its square."""
     compress: bool = True
     """Whether the code has half the resolution of the coarsest level (the one-class embedding); without it what is odd
-    passes more easily: the paper's ablation."""
+    passes more easily."""
     steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps. The paper trains for 200 epochs."""
     batch: Annotated[int, Ge(2)] = 16
@@ -91,7 +91,7 @@ class ReverseDistillation:
             taught, inside = drawn
             pairs = zip(taught, net(taught), inside, strict=True)
             found = [cosine_distance(one, other.float())[counts].mean() for one, other, counts in pairs]
-            return {f"level{i}": loss for i, loss in enumerate(found)}  # equation 2
+            return {f"level{i}": loss for i, loss in enumerate(found)}
 
         draws = seen.draws(self.steps, self.batch, np.random.default_rng(self.seed), where)
         schedule = nets.warm_cosine(optimiser, self.steps)
@@ -102,7 +102,7 @@ class ReverseDistillation:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)`, the largest of the map that counts, and maps `(n, h, w)`: 1 minus the cosine of what the
-        teacher and the decoder give, summed over the levels (section 3.4)."""
+        teacher and the decoder give, summed over the levels."""
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -134,7 +134,7 @@ class ReverseDistillation:
 
 
 class Student(nn.Module):
-    """The one-class bottleneck (section 3.3) and the decoder (section 3.2), for maps of `shapes`, finest first."""
+    """The one-class bottleneck and the decoder, for maps of `shapes`, finest first."""
 
     def __init__(self, shapes: list[nets.Shape], code: int, width: int, compress: bool) -> None:
         super().__init__()

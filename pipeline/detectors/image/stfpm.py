@@ -24,8 +24,8 @@ from pipeline.parts.regions import counted, enlarged, largest
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (1, 2, 3)  # of a timm backbone: conv2_x to conv4_x, section 3.2
-MOMENTUM = 0.9  # of SGD, section 4.1
+LEVELS = (1, 2, 3)  # of a timm backbone: conv2_x to conv4_x, as in the paper
+MOMENTUM = 0.9  # of SGD, as in the authors' repository
 WIDTH = 32  # channels of the student of the filter bank
 PROBE = (1, 3, 64, 64)  # shape of the images on which the folded student is compared
 
@@ -44,7 +44,7 @@ class STFPM:
     backbone: BackboneField = field(default_factory=Backbone)
     """The teacher, and the student's architecture."""
     pyramid: bool = True
-    """Whether all levels are matched; without it the coarsest alone: the paper's ablation."""
+    """Whether all levels are matched; without it the coarsest alone."""
     fusion: Literal["product", "sum"] = "product"
     """How the maps of the levels become one: `product` (the paper's), odd where all levels find it so; `sum`, odd where
     any does."""
@@ -83,7 +83,7 @@ class STFPM:
             (images, *taught), (counts, *inside) = drawn
             learnt = net(self._normalised(images, counts))
             found = [apart(one, other)[which] for one, other, which in zip(learnt, taught, inside, strict=True)]
-            return {f"level{i}": each.mean() for i, each in enumerate(self._matched(found))}  # equations 2, 3: alpha 1
+            return {f"level{i}": each.mean() for i, each in enumerate(self._matched(found))}
 
         draws = known.draws(self.steps, self.batch, np.random.default_rng(self.seed), where)
         schedule = nets.warm_cosine(optimiser, self.steps)
@@ -94,7 +94,7 @@ class STFPM:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)`, the largest of the map that counts, and maps `(n, h, w)`: products of half the squared
-        distances of two directions, each from 0 to 2 (equations 4 and 5)."""
+        distances of two directions, each from 0 to 2."""
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -179,5 +179,5 @@ def with_images(maps: list[Tensor], batch: Batch) -> list[Tensor]:
 
 def apart(one: Tensor, other: Tensor) -> Tensor:
     """Half the squared distance of the directions of features `(n, c, h', w')` at each position, `(n, h', w')`:
-    equations 1 and 2, which is 1 minus their cosine."""
+    1 minus their cosine."""
     return (F.normalize(one.float(), dim=1) - F.normalize(other.float(), dim=1)).square().sum(dim=1) / 2

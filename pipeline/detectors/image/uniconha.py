@@ -57,8 +57,8 @@ class UniConHA:
     """Channels of the first residual stage, doubled by each of the next two (the paper's second stage has 128); only
     for `filterbank`. Time grows with its square."""
     patch: Annotated[float, Gt(0), Le(1)] = 0.125
-    """Side of a patch, as a share of the image's shorter side (the paper: 1 for objects, 1/8 for defects); a larger
-    one shows arrangements, a smaller one details."""
+    """Side of a patch, as a share of the image's shorter side (the paper: whole images for objects, 32 x 32 pixels for
+    defects); a larger one shows arrangements, a smaller one details."""
     view: Annotated[int, Ge(16)] = 32
     """Side in pixels at which the encoder sees a patch; images are scored at the same scale. Time
     grows with its square."""
