@@ -26,9 +26,9 @@ INTRO = """# Detectors
 Made by `python -m pipeline.catalogue` from the code and from the results in `docs/results/`. No figure here is written
 by hand. The options of each detector are in the [reference](reference/detectors.md).
 
-*Labels*: **none** learns from normals and leaves labelled anomalies aside; **optional** also learns from labelled
-anomalies where there are any; **needed** cannot learn without some. *Speed* says how long training and scoring take, by
-the rule below each table.
+*Labels*: **none** learns from normals and leaves labelled anomalies aside; **ignored** learns from all samples, whatever
+they are, and looks at no label; **optional** also learns from labelled anomalies where there are any; **needed** cannot
+learn without some. *Speed* says how long training and scoring take, by the rule below each table.
 
 """
 IMAGES = """\
@@ -191,8 +191,8 @@ def _does(cls: Any) -> str:
 
 def _labels(cls: Any, unlabelled: Sequence[Row]) -> str:
     """What a detector needs to know: one that learns from labels and was measured without any does not need them."""
-    if cls.learns_from == "normals":
-        return "none"
+    if cls.learns_from != "labels":
+        return {"normals": "none", "samples": "ignored"}[cls.learns_from]
     return "optional" if unlabelled else "needed"
 
 

@@ -81,9 +81,10 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`; `history_`: numbers per step."""
+    """A dataclass whose fields are its hyperparameters. Fitted attributes end in `_`; `history_`: numbers per step.
+    Who learns from `samples` takes them as they come and looks at no label."""
 
-    learns_from: ClassVar[Literal["normals", "labels"]]
+    learns_from: ClassVar[Literal["normals", "labels", "samples"]]
     paper: ClassVar[str]
     history_: list[dict[str, float]]
 

@@ -212,7 +212,7 @@ def test_fits_on_one_sample_or_says_why_not(key: str, worlds: Worlds) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_says_what_it_learns_from_and_where_it_comes_from(key: str) -> None:
     cls: Any = find(detectors, key, "detector")
-    assert cls.learns_from in ("normals", "labels")
+    assert cls.learns_from in ("normals", "labels", "samples")
     assert len(cls.paper) > 10
     assert cls.__doc__
     assert not cls.__doc__.startswith(f"{cls.__name__}(")  # the docstring that dataclass makes up

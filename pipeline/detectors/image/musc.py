@@ -46,7 +46,7 @@ class MuSc:
     Scoring an image against n references of t tokens of d numbers takes O(n t^2 d), a batch of n images against itself
     O(n^2 t^2 d), both for each level and degree; memory holds the references in half precision and `memory` more."""
 
-    learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
+    learns_from: ClassVar[Literal["normals", "labels", "samples"]] = "samples"
     paper: ClassVar[str] = "https://arxiv.org/abs/2401.16753"
 
     backbone: BackboneField = field(default_factory=Backbone)
