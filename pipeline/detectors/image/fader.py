@@ -2,13 +2,13 @@
 
 Park et al., "Feature Attenuation of Defective Representation Can Resolve Incomplete Masking on Anomaly Detection"
 (CVPR workshops 2025), https://arxiv.org/abs/2407.04597; its mask after Park et al., "Excision And Recovery" (2023),
-https://arxiv.org/abs/2310.04010. Defaults are for small images on a CPU.
+https://arxiv.org/abs/2310.04010. Their host repairs pixels; ours the maps of a pre-trained network, learnt in seconds.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,31 +16,34 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import DataError
 from pipeline.parts import features, nets
 from pipeline.parts.device import seeded
 from pipeline.parts.draws import shuffled
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
-from pipeline.parts.held_images import Images, hold_images, shrunk, unit
+from pipeline.parts.held import Held, hold
+from pipeline.parts.held_images import shrunk
 from pipeline.parts.hourglass import Hourglass
 from pipeline.parts.images import checked
+from pipeline.parts.moments import standardised
 from pipeline.parts.perlin import corrupted
-from pipeline.parts.regions import counted, enlarged, largest
-from pipeline.parts.ssim import ssim
-from pipeline.parts.tokens import cosine_distance, on_grid
+from pipeline.parts.regions import counted, enlarged, largest, pooled
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-LEVELS = (2, 3)  # of a timm CNN whose features say what stands out; the papers take the attention of a DINO ViT
+LEVELS = (2, 3)  # of a timm CNN whose maps are repaired
 HOSTS = {"unet": True, "autoencoder": False}  # whether the host hands over maps of every resolution, or the code alone
 LEAST = 1e-3  # error of a patch below which there is nothing to tell
 OPEN = 3.0  # logit at which the layers start: nearly all is let through
-BATCH = 16  # images whose masks are made together
+SHARED = 0.1  # of the spread of all errors, added to that at each position: few images tell little of one
+BATCH = 32  # images looked at together
+ARRAYS = ("mean", "spread", "place", "due", "varied")  # of the state, beside the weights
 
 
 @dataclass
 class Fader:
-    """A host network repairs what one mask covers; what a pre-trained network finds odd in the image is covered.
+    """A host network repairs what one mask covers; what is unlike the normals' mean at its place is covered.
 
     Defects that the mask misses would be copied. So two layers, trained after the host and without changing it, look at
     each position of the maps that its encoder hands to its decoder and weaken those whose patch came out wrong. What is
@@ -50,14 +53,14 @@ class Fader:
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.04597"
 
     backbone: BackboneField = field(default_factory=Backbone)
-    """Whose features say what stands out of an image and is covered."""
+    """Whose maps are repaired, all levels at the resolution of the finest."""
     host: Literal["unet", "autoencoder"] = "unet"
     """The network that repairs: with skips between encoder and decoder (the paper's), or without."""
-    covered: Annotated[float, Ge(0), Lt(1)] = 0.25
+    covered: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Share of the positions that the mask covers, those that stand out most; larger misses less and repairs worse."""
-    mosaic: Annotated[int, Ge(0)] = 8
-    """Side of the blocks whose mean colour is the hint under the mask, in pixels that the host sees; 0 leaves black."""
-    steps: Annotated[int, Ge(1)] = 300
+    mosaic: Annotated[int, Ge(0)] = 2
+    """Side of the blocks whose mean is the hint under the mask, in positions; 0 leaves the mean of all normals."""
+    steps: Annotated[int, Ge(1)] = 200
     """Optimiser steps of the host."""
     attenuating: Annotated[int, Ge(0)] = 100
     """Optimiser steps of the two layers behind it; 0 leaves the host alone."""
@@ -67,22 +70,22 @@ class Fader:
     """Times that a patch's error may exceed what it is without the texture before its features are weakened."""
     opacity: Annotated[float, Ge(0), Le(1)] = 0.2
     """Least opacity of the textures that stand for defects; 1 is the most."""
+    usual: bool = True
+    """Whether errors are measured in spreads from what is usual of normals at their position; otherwise as they are."""
     batch: Annotated[int, Ge(1)] = 8
     """Images per step."""
-    width: Annotated[int, Ge(1)] = 16
+    width: Annotated[int, Ge(1)] = 32
     """Channels of the host's first block; they double with each block up to 8 times."""
-    depth: Annotated[int, Ge(1), Le(6)] = 3
+    depth: Annotated[int, Ge(1), Le(6)] = 2
     """Halvings of the resolution in the host."""
-    shrink: Annotated[int, Ge(1), Le(8)] = 4
-    """Side of the blocks of pixels averaged before the host looks; larger is faster, and blind to finer defects."""
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Largest learning rate of Adam for the host; it falls along half a cosine."""
     layers_rate: Annotated[float, Gt(0), Le(1)] = 2e-2
     """The same for the two layers, which are small and start wide open."""
-    smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
+    smooth: Annotated[float, Ge(0), Le(1)] = 8 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side."""
     cache: Annotated[int, Ge(1)] = 1000
-    """Most MB (10^6 bytes) of images held during fit; of more images than it holds, as many as it does are drawn."""
+    """Most MB (10^6 bytes) of maps held during fit; of more images than it holds, as many as it does are drawn."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the first weights, the order of the images and the textures."""
 
@@ -90,44 +93,44 @@ class Fader:
         self.history_: list[dict[str, float]] = []
 
     def fit(self, train: Samples) -> Self:
-        """Train on the normal images of `train`, uint8 `(n, 3, h, w)`, at least shrink * 2**(depth + 1) pixels high
-        and wide.
+        """Train on the normal images of `train`, uint8 `(n, 3, h, w)`.
 
-        Raises DataError without normals, for images too small or of differing sizes."""
+        Raises DataError without normals, for images of differing sizes or of too few positions to halve."""
         some = normals(train)
         self._features = features.load(self.backbone, LEVELS)
         where, rng = self._features.device, np.random.default_rng(self.seed)
-        held = hold_images(some, self.cache, self.seed, self.shrink, self.shrink * 2 ** (self.depth + 1))
-        masks = np.concatenate([self._masks(batch).cpu().numpy() for batch in some[held.at].batches(BATCH)])
+        held = hold(self._features, some, self.cache, self.seed, lambda maps, batch: self._twins(maps, batch, rng))
+        self.mean_, self.spread_ = held.mean[0], held.spread[0]
+        known = self._known(held)
         with seeded(self.seed):
-            host, layers = (net.to(where, memory_format=torch.channels_last) for net in self._nets())
+            host, layers = (net.to(where, memory_format=torch.channels_last) for net in self._nets(known.clean.shape))
 
-        def repairing(clean: Tensor, _: Tensor, mask: Tensor) -> dict[str, Tensor]:
-            made = host(self._hidden(clean, mask))
-            return {"ssim": 1 - ssim(made, clean).mean(), "l2": F.mse_loss(made.float(), clean)}
+        def repairing(one: Known) -> dict[str, Tensor]:
+            wrong = error(host(self._hidden(one.clean, one.mask)), one.clean)
+            return {"repair": pooled(wrong[:, None], one.inside).mean()}
 
-        drawn = self._drawn(held, masks, self.steps, 0.0, rng, where)
-        self.history_ = self._trained(host.train(), self.steps, self.rate, drawn, repairing)
+        def attenuating(one: Known) -> dict[str, Tensor]:
+            with torch.no_grad():
+                maps = host.encode(self._hidden(one.twin, one.other))
+                wrong = error(host.decode(maps), one.clean)
+                due = error(host(self._hidden(one.clean, one.mask)), one.clean)
+            signals = []
+            for level in host.handed:
+                patches = (F.adaptive_avg_pool2d(x[:, None], maps[level].shape[2:])[:, 0] for x in (wrong, due))
+                logit, share = layers(level, maps[level]).float(), signal(*patches, self.tolerated)
+                signals.append(F.binary_cross_entropy_with_logits(logit, share))
+            left = error(host.decode(maps, layers.weaken), one.clean)
+            return {"signal": torch.stack(signals).mean(), "left": pooled(left[:, None], one.inside).mean()}
+
+        self.history_ = self._trained(host.train(), known, self.steps, self.rate, rng, repairing)
         nets.frozen(host)
         if self.attenuating:
-
-            def attenuating(clean: Tensor, seen: Tensor, mask: Tensor) -> dict[str, Tensor]:
-                with torch.no_grad():
-                    maps = host.encode(self._hidden(seen, mask))
-                    wrong, due = error(host.decode(maps), clean), error(host(self._hidden(clean, mask)), clean)
-                signals = []
-                for level in host.handed:
-                    patches = (F.adaptive_avg_pool2d(x[:, None], maps[level].shape[2:])[:, 0] for x in (wrong, due))
-                    logit, share = layers(level, maps[level]).float(), signal(*patches, self.tolerated)
-                    signals.append(F.binary_cross_entropy_with_logits(logit, share))
-                made = host.decode(maps, layers.weaken)
-                return {"signal": torch.stack(signals).mean(), "repair": error(made, clean).mean()}
-
-            drawn = self._drawn(held, masks, self.attenuating, 0.5, rng, where)
-            more = self._trained(layers.train(), self.attenuating, self.layers_rate, drawn, attenuating)
+            more = self._trained(layers.train(), known, self.attenuating, self.layers_rate, rng, attenuating)
             self.history_ += [{**row, "step": row["step"] + self.steps} for row in more]
         self.host_, self.layers_ = host, nets.frozen(layers)
         self.size_, self.hash_ = held.size, self._features.hash
+        with torch.inference_mode():
+            self._remember(known)
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -135,76 +138,126 @@ class Fader:
         must_be_fitted(self, "host_")
         checked(batch, self.size_)
         with torch.inference_mode():
-            mask = self._masks(batch)
-            images = unit(shrunk(batch, self.shrink)[0], mask.device)
-            change = self.layers_.weaken if self.attenuating else None
-            wrong = error(self.host_(self._hidden(images, mask), change), images)
-            local = enlarged(wrong, self.size_, self.smooth, counted(batch, wrong.shape[1:], wrong.device))
+            maps = self._standard(features.merge(self._features.maps(shrunk(batch)[0])))
+            inside = counted(batch, maps.shape[2:], maps.device)
+            wrong = self._errors(maps, self._masks(maps, inside))
+            wrong = (wrong - self.due_) / self.varied_ if self.usual else wrong
+            local = enlarged(wrong, self.size_, self.smooth, inside)
             sample = largest(local, counted(batch, self.size_, local.device))
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
-        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        """Means of the backbone's features, float32 `(n, d)`, for monitoring."""
         must_be_fitted(self, "host_")
         return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
 
     def state(self) -> State:
         must_be_fitted(self, "host_")
+        own = {name: getattr(self, name + "_").cpu().numpy() for name in ARRAYS}
         arrays = nets.arrays(self.host_, "host.") | nets.arrays(self.layers_, "layers.") | self._features.arrays()
-        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_})
+        return State(arrays | own, {"size": list(self.size_), "weights_sha256": self.hash_})
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
+        where = self._features.device
+        for name in ARRAYS:
+            setattr(self, name + "_", torch.from_numpy(np.array(state.arrays[name])).to(where))
         self.host_, self.layers_ = (
-            nets.restored(net, state.arrays, prefix).to(self._features.device, memory_format=torch.channels_last)
-            for net, prefix in zip(self._nets(), ("host.", "layers."), strict=True)
+            nets.restored(net, state.arrays, prefix).to(where, memory_format=torch.channels_last)
+            for net, prefix in zip(self._nets(self.place_[None].shape), ("host.", "layers."), strict=True)
         )
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         return self
 
-    def _nets(self) -> tuple[Hourglass, "Layers"]:
-        host = Hourglass(3, 3, self.width, self.depth, HOSTS[self.host])
+    def _nets(self, shape: torch.Size) -> tuple[Hourglass, "Layers"]:
+        """Host and layers for maps of `shape` `(n, c, h', w')`. Raises DataError for maps too small."""
+        if min(shape[2:]) < 2 ** (self.depth + 1):
+            least = f"at least {2 ** (self.depth + 1)} positions down and across for depth = {self.depth}"
+            raise DataError(f"the backbone must give {least}, got {shape[2]} x {shape[3]} of an image")
+        host = Hourglass(shape[1], shape[1], self.width, self.depth, HOSTS[self.host])
         return host, Layers([host.widths[level] for level in host.handed], host.handed, self.hidden)
 
-    def _masks(self, batch: Batch) -> Tensor:
-        """What is covered, bool `(n, h', w')` as the host sees images: of each image the share `covered` of the
-        positions that count, those whose features lie furthest, in angle, from the image's mean."""
-        with torch.inference_mode():
-            levels = on_grid(self._features.maps(shrunk(batch)[0]))
-            inside = counted(batch, levels[0].shape[2:], levels[0].device)
-            weight = inside[:, None].to(levels[0].dtype)
-            means = [(x * weight).sum(dim=(2, 3), keepdim=True) / weight.sum(dim=(2, 3), keepdim=True) for x in levels]
-            odd = torch.stack([cosine_distance(x, mean) for x, mean in zip(levels, means, strict=True)]).sum(dim=0)
-            covered = furthest(odd, inside, self.covered)
-            size = [-(-side // self.shrink) for side in batch.x.shape[2:]]
-            return F.interpolate(covered[:, None].float(), size)[:, 0] > 0
+    def _twins(self, maps: list[Tensor], batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Maps of the images of `batch`, `maps` where all of them counts, and of the same with textures blended in."""
+        images, _, inside = shrunk(batch)
+        most = (self.opacity, 1.0)
+        seen = np.stack([corrupted(images, i, rng, 1.0, most, inside=inside[i])[0] for i in range(len(images))])
+        clean = maps if batch.region is None else self._features.maps(images)
+        return [features.merge(clean), features.merge(self._features.maps(seen))]
 
-    def _hidden(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Images `(n, 3, h', w')` with a mosaic of them under the mask: the hint of Excision And Recovery."""
+    def _standard(self, maps: Tensor) -> Tensor:
+        return standardised(maps.contiguous(memory_format=torch.channels_last), self.mean_, self.spread_)
+
+    def _known(self, held: Held) -> "Known":
+        """What training draws from; and what is usual of normals at each position."""
+        where, counts = self.mean_.device, held.inside[0]
+        clean, twin = (
+            torch.cat([self._standard(x.to(where).float()).half().cpu() for x in level.split(BATCH)])
+            for level in held.levels
+        )
+        weight = counts[:, None].half()
+        total = (clean * weight).sum(dim=0, dtype=torch.float32)
+        self.place_ = (total / weight.sum(dim=0, dtype=torch.float32).clamp(min=1)).to(where)
+
+        def masks(maps: Tensor) -> Tensor:
+            parts = zip(maps.split(BATCH), counts.split(BATCH), strict=True)
+            return torch.cat([self._masks(x.to(where).float(), inside.to(where)).cpu() for x, inside in parts])
+
+        return Known(clean, twin, masks(clean), masks(twin), counts)
+
+    def _masks(self, maps: Tensor, inside: Tensor) -> Tensor:
+        """What is covered, bool `(n, h', w')`: of each image the positions that count and are furthest from the
+        normals' mean at the same position; the papers take a DINO ViT's attention."""
+        return furthest(error(maps, self.place_), inside, self.covered)
+
+    def _hidden(self, maps: Tensor, mask: Tensor) -> Tensor:
+        """Maps `(n, c, h, w)` with a mosaic of them under the mask: the hint of Excision And Recovery."""
         if not self.mosaic:
-            return images * ~mask[:, None]
-        blocks = F.avg_pool2d(images, self.mosaic, ceil_mode=True, count_include_pad=False)
+            return maps * ~mask[:, None]
+        blocks = F.avg_pool2d(maps, self.mosaic, ceil_mode=True, count_include_pad=False)
         whole = blocks.repeat_interleave(self.mosaic, dim=2).repeat_interleave(self.mosaic, dim=3)
-        return torch.where(mask[:, None], whole[:, :, : images.shape[2], : images.shape[3]], images)
+        return torch.where(mask[:, None], whole[:, :, : maps.shape[2], : maps.shape[3]], maps)
 
-    def _drawn(
-        self, held: Images, masks: np.ndarray, steps: int, chance: float, rng: np.random.Generator, where: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per step: clean images, the same with a texture in the share `chance` of them, and what is covered."""
-        order = shuffled(len(held), steps * self.batch, rng).reshape(steps, -1)
-        for at in order:
-            clean = held.x[at]
-            seen = [
-                corrupted(clean, i, rng, chance, (self.opacity, 1.0), inside=held.inside[at[i]])[0]
-                for i in range(len(at))
-            ]
-            yield unit(clean, where), unit(np.stack(seen), where), torch.from_numpy(masks[at]).to(where)
+    def _errors(self, maps: Tensor, mask: Tensor) -> Tensor:
+        return error(self.host_(self._hidden(maps, mask), self.layers_.weaken if self.attenuating else None), maps)
+
+    def _remember(self, known: "Known") -> None:
+        """Mean and spread of the normals' errors at each position, over those that count there."""
+        where, parts = self.mean_.device, zip(known.clean.split(BATCH), known.mask.split(BATCH), strict=True)
+        wrong = torch.cat([self._errors(maps.to(where).float(), mask.to(where)) for maps, mask in parts])
+        inside = known.inside.to(where)
+        weight = inside.float()
+        counts = weight.sum(dim=0).clamp(min=1)
+        self.due_ = (wrong * weight).sum(dim=0) / counts
+        varied = (((wrong - self.due_) ** 2 * weight).sum(dim=0) / counts).sqrt()
+        self.varied_ = varied + SHARED * wrong[inside].std(correction=0).clamp(min=LEAST)
 
     def _trained(
-        self, net: nn.Module, steps: int, rate: float, drawn: Iterator, losses: Callable[..., dict[str, Tensor]]
+        self, net: nn.Module, known: "Known", steps: int, rate: float, rng: np.random.Generator, losses: "Losses"
     ) -> list[dict[str, float]]:
+        where = self.mean_.device
+
+        def drawn() -> Iterator[Known]:
+            for at in shuffled(len(known.clean), steps * self.batch, rng).reshape(steps, -1):
+                clean, twin, *masks = (part[torch.from_numpy(at)].to(where) for part in known)
+                yield Known(clean.float(), twin.float(), *masks)
+
         optimiser = torch.optim.Adam(net.parameters(), lr=rate)
-        return nets.train(optimiser, drawn, steps, lambda one: losses(*one), nets.warm_cosine(optimiser, steps))
+        return nets.train(optimiser, drawn(), steps, losses, nets.warm_cosine(optimiser, steps))
+
+
+class Known(NamedTuple):
+    """Standardised maps of normals and of their twins with textures, `(n, c, h', w')`, float16 when held; what is
+    covered of each, and what counts, bool `(n, h', w')`."""
+
+    clean: Tensor
+    twin: Tensor
+    mask: Tensor
+    other: Tensor
+    inside: Tensor
+
+
+Losses = Callable[[Known], dict[str, Tensor]]
 
 
 class Layers(nn.Module):
@@ -238,10 +291,9 @@ def furthest(odd: Tensor, inside: Tensor, share: float) -> Tensor:
     return (rank < wanted).view(n, h, w)
 
 
-def error(made: Tensor, image: Tensor) -> Tensor:
-    """How unlike each other two images `(n, 3, h, w)` are at each pixel, `(n, h, w)`: half of 1 - SSIM and the squared
-    difference, means of the colours."""
-    return ((1 - ssim(made, image)) / 2 + (made.float() - image) ** 2).mean(dim=1)
+def error(made: Tensor, maps: Tensor) -> Tensor:
+    """Mean squared difference of maps `(n, c, h, w)` over their channels, `(n, h, w)`."""
+    return ((made.float() - maps) ** 2).mean(dim=1)
 
 
 def signal(wrong: Tensor, due: Tensor, tolerated: float) -> Tensor:
