@@ -26,9 +26,9 @@ INTRO = """# Detectors
 Made by `python -m pipeline.catalogue` from the code and from the results in `docs/results/`. No figure here is written
 by hand. The options of each detector are in the [reference](reference/detectors.md).
 
-*Labels*: **none** learns from normals and leaves labelled anomalies aside; **ignored** learns from all samples and looks
-at no label; **optional** also learns from labelled anomalies where there are any; **needed** cannot learn without some.
-*Speed* says how long training and scoring take, by the rule below each table.
+*Labels*: **none** learns from normals and leaves labelled anomalies aside; **ignored** learns from all samples and
+looks at no label; **optional** also learns from labelled anomalies where there are any; **needed** cannot learn without
+some. *Speed* says how long training and scoring take, by the rule below each table.
 
 """
 IMAGES = """\
