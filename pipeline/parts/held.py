@@ -40,6 +40,12 @@ class Held:
     def __len__(self) -> int:
         return len(self.at)
 
+    @property
+    def scale(self) -> list[Tensor]:
+        """The root mean square of every channel of each level, `(c,)`: for maps that are divided, but keep their zero.
+        Cosines of centred channels are noise where little is seen, as what is near the mean points nowhere."""
+        return [(mean**2 + spread**2).sqrt() for mean, spread in zip(self.mean, self.spread, strict=True)]
+
     def of(self, at: np.ndarray, where: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         """Maps, float32, and what counts of the images at some positions, on the device `where`."""
         index = torch.from_numpy(np.asarray(at, np.int64))

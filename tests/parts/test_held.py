@@ -32,9 +32,9 @@ def test_maps_mean_and_spread_are_those_of_the_positions_that_count(bank: Featur
     assert held.at.tolist() == list(range(20))
     assert held.size == (SIDE, SIDE)
     assert held.category == ["kind-0", "kind-1"] * 10
-    for level, inside, mean, spread, own in zip(
-        held.levels, held.inside, held.mean, held.spread, maps, strict=True
-    ):  # fmt: skip
+    for level, inside, mean, spread, scale, own in zip(
+        held.levels, held.inside, held.mean, held.spread, held.scale, maps, strict=True
+    ):
         assert level.dtype == torch.float16
         torch.testing.assert_close(level, own.half(), atol=1e-3, rtol=1e-3)
         assert torch.equal(inside, counted(whole(some), own.shape[2:], CPU))
@@ -43,6 +43,9 @@ def test_maps_mean_and_spread_are_those_of_the_positions_that_count(bank: Featur
         torch.testing.assert_close(mean.double(), rows.mean(dim=0), rtol=1e-4, atol=1e-6)
         deviation = rows.std(dim=0, correction=0)
         torch.testing.assert_close(spread.double(), deviation.clamp(min=1e-3 * deviation.max()), rtol=1e-3, atol=1e-6)
+        square, seen = (rows**2).mean(dim=0).sqrt(), (rows != 0).any(dim=0)
+        torch.testing.assert_close(scale.double()[seen], square[seen], rtol=1e-3, atol=1e-6)
+        assert (scale > 0).all()
 
 
 def test_the_cache_holds_what_it_may_drawn_evenly(bank: Features, caplog: pytest.LogCaptureFixture) -> None:

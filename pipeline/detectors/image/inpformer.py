@@ -23,7 +23,6 @@ from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.held import hold
 from pipeline.parts.images import checked
-from pipeline.parts.moments import standardised
 from pipeline.parts.regions import counted, enlarged, top_mean
 from pipeline.protocols import Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -44,8 +43,8 @@ class InpFormer:
     The paper's prototypes pass a value projection, and its queries and an MLP are added to them; here they stay within
     the tokens, so that distances to them mean the same for images of any kind, and learned vectors and an MLP are added
     on their way to the decoder. A ViT's middle blocks make the groups that are rebuilt; of a
-    CNN each level is one. Channels are in standard deviations from their means (the paper's as they come). In place of
-    the paper's StableAdamW: AdamW with AMSGrad, gradients clipped."""
+    CNN each level is one. Channels are divided by their root mean square (the paper's as they come). In place of the
+    paper's StableAdamW: AdamW with AMSGrad, gradients clipped."""
 
     learns_from: ClassVar[Literal["normals", "labels"]] = "normals"
     paper: ClassVar[str] = "https://arxiv.org/abs/2503.02424"
@@ -54,9 +53,9 @@ class InpFormer:
     """Whose tokens are rebuilt; without `levels` the middle two thirds of a ViT's blocks (the paper's DINOv2)."""
     groups: Annotated[int, Ge(1)] = 2
     """Groups of a ViT's blocks whose means are rebuilt (the paper's 2)."""
-    patch: Annotated[int, Ge(1)] = 16
+    patch: Annotated[int, Ge(1)] = 8
     """Pixels across and down behind a token where levels differ in resolution, a CNN's (a ViT has its own, the paper's
-    14); smaller is slower by the square and sees smaller defects, down to the finest level."""
+    14 of 392); smaller is slower by the square and sees smaller defects, down to the finest level."""
     prototypes: Annotated[int, Ge(1)] = 6
     """Prototypes of an image (the paper's 6); more tell more kinds of normal apart, and hold more of a defect."""
     width: Annotated[int, Ge(1)] = 64
@@ -107,15 +106,16 @@ class InpFormer:
         held = hold(
             self._features, some, self.cache, self.seed, lambda maps, batch: self._grouped(maps, batch.x.shape[2:])
         )
+        self.scale_ = held.scale
         where, rng = self._features.device, np.random.default_rng(self.seed)
         with seeded(self.seed):
-            net = self._net([len(mean) for mean in held.mean]).to(where).train()
+            net = self._net([len(scale) for scale in self.scale_]).to(where).train()
         optimiser = torch.optim.AdamW(net.parameters(), self.rate, weight_decay=1e-4, amsgrad=True, eps=1e-10)
         schedule = nets.warm_cosine(optimiser, self.steps, round(WARM * self.steps), LEAST)
 
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
             maps, (inside, *_) = drawn
-            maps = [standardised(*each) for each in zip(maps, held.mean, held.spread, strict=True)]
+            maps = self._scaled(maps)
             made, near = net(maps, inside)
             pairs = zip(maps, made, strict=True)
             found = [soft_mined(wanted, each.float(), inside, self.gamma) for wanted, each in pairs]
@@ -123,8 +123,7 @@ class InpFormer:
 
         draws = held.draws(self.steps, self.batch, rng, where)
         history = nets.train(optimiser, draws, self.steps, losses, schedule, CLIP)
-        self.net_, self.mean_, self.spread_ = nets.frozen(net), held.mean, held.spread
-        self.size_, self.hash_, self.history_ = held.size, self._features.hash, history
+        self.net_, self.size_, self.hash_, self.history_ = nets.frozen(net), held.size, self._features.hash, history
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -134,7 +133,7 @@ class InpFormer:
         images = checked(batch, self.size_)
         with torch.inference_mode():
             maps = self._grouped(self._features.maps(images), self.size_)
-            maps = [standardised(*each) for each in zip(maps, self.mean_, self.spread_, strict=True)]
+            maps = self._scaled(maps)
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             made, odd = self.net_(maps, inside)
             if not self.zero_shot:
@@ -151,24 +150,24 @@ class InpFormer:
 
     def state(self) -> State:
         must_be_fitted(self, "net_")
-        arrays = {f"mean.{i}": mean.cpu().numpy() for i, mean in enumerate(self.mean_)}
-        arrays |= {f"spread.{i}": spread.cpu().numpy() for i, spread in enumerate(self.spread_)}
+        arrays = {f"scale.{i}": scale.cpu().numpy() for i, scale in enumerate(self.scale_)}
         arrays |= {**nets.arrays(self.net_), **self._features.arrays()}
-        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_, "groups": len(self.mean_)})
+        return State(arrays, {"size": list(self.size_), "weights_sha256": self.hash_, "groups": len(self.scale_)})
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(at_depths(self.backbone, DEPTHS), state.arrays, LEVELS)
         where, count = self._features.device, state.meta["groups"]
-        self.mean_, self.spread_ = (
-            [torch.from_numpy(np.array(state.arrays[f"{name}.{i}"])).to(where) for i in range(count)]
-            for name in ("mean", "spread")
-        )
-        self.net_ = nets.restored(self._net([len(mean) for mean in self.mean_]), state.arrays).to(where)
+        self.scale_ = [torch.from_numpy(np.array(state.arrays[f"scale.{i}"])).to(where) for i in range(count)]
+        self.net_ = nets.restored(self._net([len(scale) for scale in self.scale_]), state.arrays).to(where)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         return self
 
     def _net(self, channels: list[int]) -> "Net":
         return Net(channels, self.prototypes, self.width, self.depth, self.heads, self.residual)
+
+    def _scaled(self, maps: list[Tensor]) -> list[Tensor]:
+        """Groups `(n, c, h, w)` whose channels have a mean square of 1 in training."""
+        return [level / scale[:, None, None] for level, scale in zip(maps, self.scale_, strict=True)]
 
     def _grouped(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """The groups of images of `size` (h, w) on one grid, each `(n, c, h', w')`."""

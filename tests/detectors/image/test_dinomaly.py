@@ -79,8 +79,8 @@ def test_dropout_is_in_training_alone_and_scores_are_those_of_the_network_in_its
     wanted = []
     for normal, query in zip(*levels, strict=True):
         mean, spread = normal.mean(dim=(0, 2, 3)), normal.std(dim=(0, 2, 3), correction=0)
-        spread = spread.clamp(min=1e-3 * spread.max())
-        wanted.append(((query - mean[:, None, None]) / spread[:, None, None]).clamp(-5, 5))
+        scale = (mean**2 + spread.clamp(min=1e-3 * spread.max()) ** 2).sqrt()  # not 0 for filters that see no colour
+        wanted.append(query / scale[:, None, None])
     made = detector.net_(wanted, torch.ones(3, 12, 12).bool())
     odd = sum(1 - torch.cosine_similarity(*pair, dim=1) for pair in zip(wanted, made, strict=True)) / 2
     local = small(odd[:, None], (SIDE, SIDE), mode="bilinear")[:, 0].numpy()
@@ -146,7 +146,7 @@ def test_the_blocks_of_a_vit_make_two_groups() -> None:
     train, test = view(stripes(2, 0)), whole(view(stripes(2, 1)))
     detector = Dinomaly(vit, **TINY).fit(train)
     assert detector._features.net.levels == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert [len(mean) for mean in detector.mean_] == [24, 24]
+    assert [len(scale) for scale in detector.scale_] == [24, 24]
     assert {block.attention.kind for block in detector.net_.blocks} == {"linear"}
     again = Dinomaly(vit, **TINY).from_state(detector.state())
     np.testing.assert_array_equal(detector.score(test).local, again.score(test).local)
