@@ -19,7 +19,16 @@ from tests.contract.worlds import SPOILED, World
 
 # What a detector needs to learn a tiny world in seconds; everything else stands at its defaults.
 SMALL: dict[str, dict[str, Any]] = {
-    "image/draem": {"steps": 40, "batch": 4, "labelled": 2, "depth": 2, "width": 8, "compare": 8, "rate": 5e-3},
+    "image/draem": {
+        "steps": 30,
+        "batch": 4,
+        "labelled": 2,
+        "depth": 2,
+        "width": 4,
+        "compare": 8,
+        "rate": 1e-2,
+        "shrink": 4,
+    },
     "image/fader": {"steps": 40, "attenuating": 10, "batch": 4, "width": 8, "depth": 1, "rate": 1e-2},
     "image/onenip": {"steps": 40, "batch": 4, "width": 32, "hidden": 16, "rate": 4e-3},
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},

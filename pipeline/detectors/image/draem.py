@@ -71,6 +71,9 @@ class Draem:
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate of Adam; a fifth of it after 80 %, and again after 90 % of the steps, as in the repository. The
     paper's is 1e-4, a tenth of it after 400 and again after 600 of 700 epochs."""
+    pool: Annotated[float, Ge(0), Le(1)] = 3 / 224
+    """Side of the mean filter whose largest value is the score (equation 5), as a share of the image's shorter side;
+    larger is steadier and passes over small defects. The paper's is 21 / 256."""
     gamma: Annotated[float, Ge(0)] = 2.0
     """Exponent of the focal loss; larger looks more at hard pixels."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -107,7 +110,7 @@ class Draem:
         with torch.inference_mode():
             odd = self.net_(images)[1].sigmoid()[:, None]
             odd = F.interpolate(odd, self.size_, mode="bilinear", align_corners=False)
-            side = max(1, round(POOL * min(self.size_)))
+            side = max(1, round(self.pool * min(self.size_)))
             odd = odd * counted(batch, self.size_, odd.device)[:, None]
             sample = F.avg_pool2d(odd, side, stride=1).amax(dim=(1, 2, 3))
         return Scores(sample.cpu().numpy(), odd[:, 0].cpu().contiguous().numpy())

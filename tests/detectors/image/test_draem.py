@@ -51,7 +51,7 @@ def test_the_loss_falls_and_a_planted_defect_is_found() -> None:
         np.r_[np.zeros(16), 1],
         np.concatenate([np.zeros((16, SIDE, SIDE), bool), masks]),
     )
-    detector = Draem(steps=60, batch=4, labelled=2, depth=2, width=8, compare=8, shrink=2, rate=5e-3).fit(samples)
+    detector = Draem(steps=60, batch=4, labelled=2, depth=1, width=8, compare=4, shrink=2, rate=5e-3).fit(samples)
     assert torch.equal(torch.get_rng_state(), before)
     history = detector.history_
     assert [row["step"] for row in history] == list(range(1, 61))
@@ -93,6 +93,18 @@ def test_repeats_and_survives_its_state_bit_for_bit(shrink: int) -> None:
     assert not np.array_equal(first.score(test).sample, Draem(**tiny, seed=1).fit(train).score(test).sample)
     with pytest.raises(ModelError, match="do not fit"):
         Draem(**{**tiny, "width": 3}).from_state(first.state())
+
+
+def test_the_score_is_the_largest_mean_of_the_map() -> None:
+    train, test = view(stripes(4, 0)), whole(view(planted(3, 1)[0]))
+    fine = Draem(**TINY, pool=0.0).fit(train)
+    coarse = replace(fine, pool=1.0).from_state(fine.state())
+    local = fine.score(test).local
+    np.testing.assert_allclose(fine.score(test).sample, local.max(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(coarse.score(test).sample, local.mean(axis=(1, 2)), rtol=1e-5)
+    middle = replace(fine, pool=3 / SIDE).from_state(fine.state())
+    windows = np.lib.stride_tricks.sliding_window_view(local, (3, 3), axis=(1, 2)).mean(axis=(3, 4))
+    np.testing.assert_allclose(middle.score(test).sample, windows.max(axis=(1, 2)), rtol=1e-5)
 
 
 def test_batch_size_does_not_matter() -> None:
