@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "shrink": 4,
     },
     "image/fader": {"steps": 40, "attenuating": 10, "batch": 4, "width": 8, "depth": 1, "rate": 1e-2},
-    "image/onenip": {"steps": 40, "batch": 4, "width": 32, "hidden": 16, "rate": 4e-3},
+    "image/onenip": {"steps": 30, "batch": 4, "width": 32, "hidden": 16, "rate": 8e-3},
     "image/simplenet": {"steps": 300, "batch": 512, "backbone": {"name": "filterbank", "levels": [0]}},
     "image/efficientad": {"teacher_steps": 10, "steps": 40, "width": 8, "hidden": 8},
     "image/supersimplenet": {"steps": 60},

@@ -71,7 +71,7 @@ class Draem:
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate of Adam; a fifth of it after 80 %, and again after 90 % of the steps, as in the repository. The
     paper's is 1e-4, a tenth of it after 400 and again after 600 of 700 epochs."""
-    pool: Annotated[float, Ge(0), Le(1)] = 3 / 224
+    pool: Annotated[float, Ge(0), Le(1)] = 11 / 224
     """Side of the mean filter whose largest value is the score (equation 5), as a share of the image's shorter side;
     larger is steadier and passes over small defects. The paper's is 21 / 256."""
     gamma: Annotated[float, Ge(0)] = 2.0

@@ -42,7 +42,7 @@ FINER = 4  # times that the refiner's map is finer than the tokens
 class OneNIP:
     """One network for all categories: what each should look like it sees from one normal image of it, the prompt.
 
-    Tokens of an image look at the prompt's and are rebuilt; the prompt never looks at the image. Normals with textures
+    What is rebuilt starts from the prompt's tokens, which look at the image's; those look back. Normals with textures
     blended in are to be restored to what they were; with them, and with labelled anomalies that have a mask, a refiner
     learns to tell the errors of rebuilding that mean something. Images without a category share one of their own."""
 
@@ -52,16 +52,18 @@ class OneNIP:
     backbone: BackboneField = field(default_factory=Backbone)
     """Whose features are rebuilt, all levels at the resolution of the coarsest."""
     prompted: bool = True
-    """Whether tokens see a prompt; without it only positions, the same for all images."""
+    """Whether what is rebuilt starts from a prompt; without it from positions, the same for all images."""
+    back: bool = True
+    """Whether the image's tokens look back at what is rebuilt, between its blocks."""
     width: Annotated[int, Ge(4)] = 64
     """Width of the tokens (the paper's 256); time grows with its square."""
     heads: Annotated[int, Ge(1)] = 4
     """Heads of the attention (the paper's 8); must divide `width`."""
     depth: Annotated[int, Ge(1)] = 2
-    """Blocks in which tokens look at their own image, and again in which they look at the prompt (the paper's 4)."""
+    """Blocks in which tokens look at their own image, and again in which the prompt's look at it (the paper's 4)."""
     neighbours: Annotated[int, Ge(0)] = 7
-    """Side of the square of positions around its own that a token must not look at in its own image, so that it cannot
-    copy itself (the paper's 7); fewer where the grid is small; 0 lets it look everywhere."""
+    """Side of the square of positions around its own that a token must not look at in any block, so that nothing is
+    copied (the paper's 7); fewer where the grid is small; 0 lets it look everywhere."""
     jitter: Annotated[float, Ge(0)] = 1.0
     """Standard deviation of the noise on the features in training, in theirs (the paper's about 1.2)."""
     restoration: Annotated[float, Ge(0)] = 1.0
@@ -120,30 +122,28 @@ class OneNIP:
         with torch.inference_mode():
             maps = standardised(self._maps(shrunk(batch)[0]), self.mean_, self.spread_)
             made, odd = self.net_(maps, self.net_.looked(self.prompts_)[at])
-            local = (1 - self.refined) * self._enlarged((made - maps).norm(dim=1), batch)
-            local = local + self.refined * self._enlarged(self.scale_ * odd.sigmoid(), batch)
+            parts = ((1 - self.refined) * (made - maps).norm(dim=1), self.refined * self.scale_ * odd.sigmoid())
+            local = sum(enlarged(x, self.size_, self.smooth, counted(batch, x.shape[1:], x.device)) for x in parts)
             sample = largest(local, counted(batch, self.size_, local.device))
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
 
     def embed(self, batch: Batch) -> np.ndarray:
-        """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
+        """Means of the backbone's features, float32 `(n, d)`, for monitoring."""
         must_be_fitted(self, "net_")
         return features.embedding(self._features.maps(checked(batch, self.size_)), batch)
 
     def state(self) -> State:
         must_be_fitted(self, "net_")
-        own = {"mean": self.mean_, "spread": self.spread_, "prompts": self.prompts_}
-        arrays = {name: tensor.cpu().numpy() for name, tensor in own.items()}
-        meta = {"size": list(self.size_), "weights_sha256": self.hash_, "scale": self.scale_}
-        meta["categories"] = self.categories_
+        own = {"mean": self.mean_, "spread": self.spread_, "prompts": self.prompts_}.items()
+        arrays = {name: tensor.cpu().numpy() for name, tensor in own}
+        meta = {"size": list(self.size_), "weights_sha256": self.hash_}
+        meta |= {"scale": self.scale_, "categories": self.categories_}
         return State(nets.arrays(self.net_) | arrays | self._features.arrays(), meta)
 
     def from_state(self, state: State) -> Self:
         self._features = features.restore(self.backbone, state.arrays, LEVELS)
-        where = self._features.device
-        self.mean_, self.spread_, self.prompts_ = (
-            torch.from_numpy(np.array(state.arrays[name])).to(where) for name in ("mean", "spread", "prompts")
-        )
+        where, own = self._features.device, (state.arrays[name] for name in ("mean", "spread", "prompts"))
+        self.mean_, self.spread_, self.prompts_ = (torch.from_numpy(np.array(array)).to(where) for array in own)
         self.net_ = nets.restored(self._net(self.prompts_.shape), state.arrays).to(where)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self.scale_, self.categories_ = state.meta["scale"], list(state.meta["categories"])
@@ -151,7 +151,7 @@ class OneNIP:
 
     def _net(self, shape: torch.Size) -> "Rebuilding":
         """The network for maps of `shape` `(n, c, h', w')`."""
-        return Rebuilding(shape, self.width, self.heads, self.depth, self.neighbours, self.hidden)
+        return Rebuilding(shape, self.width, self.heads, self.depth, self.back, self.neighbours, self.hidden)
 
     def _places(self, batch: Batch) -> list[int]:
         """The prompt of each image. Raises DataError for a category unseen in training."""
@@ -165,9 +165,6 @@ class OneNIP:
     def _maps(self, images: np.ndarray) -> Tensor:
         """All levels of the backbone on one grid, `(n, c, h', w')`."""
         return torch.cat(on_grid(self._features.maps(images)), dim=1)
-
-    def _enlarged(self, maps: Tensor, batch: Batch) -> Tensor:
-        return enlarged(maps, self.size_, self.smooth, counted(batch, maps.shape[1:], maps.device))
 
     def _known(self, held: Images, rng: np.random.Generator) -> "Known":
         """Features of all images and of a corrupted twin of each normal one."""
@@ -210,9 +207,8 @@ class OneNIP:
 
     def _losses(self, net: "Rebuilding", one: "Drawn") -> dict[str, Tensor]:
         """Rebuilding and restoring normal features (sections 3.1 and 3.2), and the refiner's Dice loss (3.3)."""
-        n, context = len(one.inside), net.looked(one.prompt)
+        n, context, clean = len(one.inside), net.looked(one.prompt), one.seen[: len(one.inside)]
         made, odd = net(one.seen, torch.cat([context[:n], context]), one.noise)
-        clean = one.seen[:n]
         rebuilt, restored = ((part.float() - clean) ** 2 for part in (made[:n], made[n : 2 * n]))
         return {
             "rebuilding": pooled(rebuilt, one.inside).mean(),
@@ -264,15 +260,18 @@ class Drawn(NamedTuple):
 
 
 class Rebuilding(nn.Module):
-    """Tokens that look at their own image, then at the prompt, and a refiner of what they get wrong."""
+    """Tokens that look at their own image, a prompt's that look at an image's, and a refiner of what is rebuilt."""
 
-    def __init__(self, shape: torch.Size, width: int, heads: int, depth: int, neighbours: int, hidden: int) -> None:
+    def __init__(
+        self, shape: torch.Size, width: int, heads: int, depth: int, back: bool, neighbours: int, hidden: int
+    ) -> None:
         super().__init__()
-        channels, self.grid = shape[1], (shape[2], shape[3])
+        channels, self.grid = shape[1], tuple(shape[2:])
         self.into, self.out = nn.Linear(channels, width), nn.Linear(width, channels)
         self.place = nn.Parameter(0.02 * torch.randn(1, shape[2] * shape[3], width))
         self.own = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.across = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.back = nn.ModuleList(Block(width, heads) for _ in range(depth - 1 if back else 0))
         self.norm = nn.LayerNorm(width)
         self.refiner = nn.Sequential(
             nets.convolution(channels, hidden),
@@ -291,10 +290,11 @@ class Rebuilding(nn.Module):
         return x
 
     def forward(self, maps: Tensor, prompt: Tensor, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Maps `(n, c, h, w)` rebuilt with what `looked` made of their prompts, and logits of an anomaly FINER times
+        """Maps `(n, c, h, w)` rebuilt from what `looked` made of their prompts, and logits of an anomaly FINER times
         finer; what is rebuilt is seen through `noise`."""
-        x = self.looked(maps + noise)
-        for block in self.across:
-            x = block(x, prompt)
+        x, seen = prompt, self.looked(maps + noise)
+        for nth, block in enumerate(self.across):
+            x = block(x, seen, self.allowed)
+            seen = self.back[nth](seen, x, self.allowed) if nth < len(self.back) else seen
         made = laid_out(self.out(self.norm(x)), self.grid)
         return made, self.refiner((made - maps).abs())[:, 0]

@@ -20,18 +20,30 @@ def checks(n: int, seed: int) -> np.ndarray:
     return np.kron(stripes(n, seed)[:, :, : SIDE // 2, SIDE // 2 - 1 :: -1], np.ones((2, 2), np.uint8))
 
 
-def test_tokens_look_at_the_prompt_and_the_prompt_at_nothing_else() -> None:
+def test_what_is_rebuilt_starts_from_the_prompt_and_looks_at_the_image() -> None:
     with seeded(0):
-        net = OneNIP(**TINY)._net(torch.Size((1, 5, 4, 3))).eval()
+        net = OneNIP(**{**TINY, "depth": 2})._net(torch.Size((1, 5, 4, 3))).eval()
     maps, other, prompt = torch.rand(3, 1, 5, 4, 3)
     context = net.looked(prompt)
     together = net.looked(torch.cat([maps, prompt]))[1:]
     torch.testing.assert_close(together, context)  # whatever image goes with it
-    assert not torch.allclose(net(maps, context)[0], net(maps, net.looked(other))[0])
-    assert not torch.allclose(net(maps, context)[0], net(other, context)[0])
     made, odd = net(maps, context)
     assert made.shape == maps.shape
     assert odd.shape == (1, 16, 12)
+    assert not torch.allclose(made, net(maps, net.looked(other))[0])
+    assert not torch.allclose(made, net(other, context)[0])
+    with torch.no_grad():
+        for block in net.back:
+            for part in (block.attention.out, block.mlp[3]):
+                part.weight.zero_()
+                part.bias.zero_()
+    assert not torch.allclose(made, net(maps, context)[0])  # the image's tokens had looked back
+    with torch.no_grad():
+        for block in net.across:
+            block.attention.out.weight.zero_()
+    torch.testing.assert_close(net(maps, context)[0], net(other, context)[0])  # blind, it knows the prompt alone
+    assert not torch.allclose(net(maps, context)[0], net(maps, net.looked(other))[0])
+    assert not OneNIP(**{**TINY, "depth": 2, "back": False})._net(torch.Size((1, 5, 4, 3))).back
 
 
 def test_neighbours_are_not_looked_at() -> None:
@@ -71,7 +83,7 @@ def test_the_losses_fall_and_each_part_finds_a_planted_defect() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     x, mask = planted(8, 1)
-    detector = OneNIP(Backbone(levels=[2]), steps=50, width=32, batch=4, hidden=16).fit(view(stripes(16, 0)))
+    detector = OneNIP(Backbone(levels=[2]), steps=50, width=32, batch=4, hidden=16, rate=8e-3).fit(view(stripes(16, 0)))
     assert torch.equal(torch.get_rng_state(), before)
     history = detector.history_
     assert [row["step"] for row in history] == list(range(1, 51))
