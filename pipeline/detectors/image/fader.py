@@ -225,21 +225,18 @@ class Fader:
         """Mean and spread of the normals' errors at each position, over those that count there."""
         where, parts = self.mean_.device, zip(known.clean.split(BATCH), known.mask.split(BATCH), strict=True)
         wrong = torch.cat([self._errors(maps.to(where).float(), mask.to(where)) for maps, mask in parts])
-        inside = known.inside.to(where)
-        weight = inside.float()
+        weight = known.inside.to(where).float()
         counts = weight.sum(dim=0).clamp(min=1)
         self.due_ = (wrong * weight).sum(dim=0) / counts
         varied = (((wrong - self.due_) ** 2 * weight).sum(dim=0) / counts).sqrt()
-        self.varied_ = varied + SHARED * wrong[inside].std(correction=0).clamp(min=LEAST)
+        self.varied_ = varied + SHARED * wrong[weight > 0].std(correction=0).clamp(min=LEAST)
 
     def _trained(
         self, net: nn.Module, known: "Known", steps: int, rate: float, rng: np.random.Generator, losses: "Losses"
     ) -> list[dict[str, float]]:
-        where = self.mean_.device
-
         def drawn() -> Iterator[Known]:
             for at in shuffled(len(known.clean), steps * self.batch, rng).reshape(steps, -1):
-                clean, twin, *masks = (part[torch.from_numpy(at)].to(where) for part in known)
+                clean, twin, *masks = (part[torch.from_numpy(at)].to(self.mean_.device) for part in known)
                 yield Known(clean.float(), twin.float(), *masks)
 
         optimiser = torch.optim.Adam(net.parameters(), lr=rate)
