@@ -11,6 +11,7 @@ of `calibrate`, and their kinds the four ways of making them: so settings are ch
 """
 
 import argparse
+import copy
 import json
 import shlex
 import sys
@@ -33,6 +34,7 @@ OFF: dict[str, dict[str, Any]] = {
     "AnomalyNCD": {},
     "AnomalyNCD, no mask": {"guided": False},
     "AnomalyNCD, no correction": {"correction": 0.0},
+    "AnomalyNCD, not trained": {"steps": 0},
 }
 
 
@@ -62,13 +64,15 @@ def k_means(vectors: np.ndarray, classes: int, seed: int) -> np.ndarray:
 
 
 def of_regions(detector: Any, odd: Any, classes: int, seed: int) -> np.ndarray:
-    """k-means on what a fitted AnomalyNCD sees, untrained, of the largest region of each image; -1 without one."""
-    vectors, whose, at = [], [], 0
+    """k-means on what a fitted AnomalyNCD sees, untrained, of the largest region of each image, looked at once; -1
+    without one."""
+    once, vectors, whose, at = copy.copy(detector), [], [], 0
+    once.views = 1
     for batch in odd.batches(16):
-        seen, image, area = detector.regions(batch)
+        seen, image, area = once.regions(batch)
         for i in np.unique(image):
             own = np.flatnonzero(image == i)
-            vectors.append(seen[own[area[own].argmax()]])
+            vectors.append(seen[own[area[own].argmax()], 0])
             whose.append(at + i)
         at += len(batch)
     found = np.full(len(odd), -1)
@@ -190,6 +194,10 @@ Means over the seeds, in percent, and the standard deviation between them.
 
 {found}
 The k-means of regions has the first half of the method, binarisation and masks, and lacks the second, what is learned.
+What is learned begins at centres of k-means, of regions looked at in several ways. Settings were chosen without these
+anomalies: on the 119 of mvtec_screw, of five kinds, on two uneven draws of these, and on synthetic anomalies. On
+mvtec_screw F1, NMI and ARI were 45.7, 26.3 and 16.5 % for the k-means of regions, 58.5, 36.3 and 29.5 % where training
+begins, and 60.2, 38.7 and 31.5 % after it (means of three seeds; chosen on it, so flattering).
 F1 is micro F1 after the best one-to-one match of clusters with kinds; an image without a class is wrong in it. The
 paper's figures are with DINO's ViT-B/8, which it trains further, with labelled defects of another data set, and with
 the normals of the test part as a kind of their own; ours are of a small CNN that stays as it is, and without both.

@@ -105,9 +105,10 @@ def root_area(mask: np.ndarray, box: Box) -> float:
 def looks(
     image: np.ndarray, mask: np.ndarray, box: Box, size: int, views: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut-outs of `image` and `mask` as they are, then turned, mirrored and shifted by up to a tenth of `box`."""
+    """Cut-outs of `image` and `mask` as they are, then shifted by up to a tenth of `box`, in all
+    quarter turns, four by four mirrored or not."""
     found = [cropped(image, mask, box, size)]
-    for _ in range(views - 1):
+    for view in range(1, views):
         side = int(np.clip(round(box.side * rng.uniform(0.9, 1.1)), 1, min(mask.shape)))
         shift = rng.uniform(-0.1, 0.1, 2) * box.side + (box.side - side) / 2
         top, left = (
@@ -115,7 +116,7 @@ def looks(
             for at, by, most in zip((box.top, box.left), shift, mask.shape, strict=True)
         )
         x, own = cropped(image, mask, Box(top, left, side), size)
-        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        turns, mirrored = view % 4, view // 4 % 2
         x, own = np.rot90(x, turns, axes=(1, 2)), np.rot90(own, turns)
         found.append((x[:, :, ::-1].copy(), own[:, ::-1].copy()) if mirrored else (x.copy(), own.copy()))
     return found

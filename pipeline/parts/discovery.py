@@ -7,20 +7,25 @@ https://arxiv.org/abs/2410.14379.
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import DataError
+from pipeline.parts import nets
 from pipeline.parts.draws import shuffled
+from pipeline.parts.moments import Moments, standardised
 
 NOVEL = -1  # the kind of an anomaly of which nothing is known
 STUDENT = 0.1  # temperature of the classifier's cosines
-SELF = 1.0  # that of the contrast between views
+SELF = 0.2  # that of the contrast between views (the paper's is 1 on a projection of its own)
+WARM = 0.05  # of the first pseudo labels (the paper's 0.07)
+SHARP = 0.04  # and of the last
 SUPERVISED = 0.07  # that of the supervised contrast
 
 
@@ -41,22 +46,74 @@ def kinds(odd: pd.DataFrame, base: list[str]) -> np.ndarray:
     return kind
 
 
+def heights(peaks: Tensor, odd: Tensor) -> Tensor:
+    """Peaks of the map in regions, `(r,)`, from 0 at the median of those of normal images to 1 at that of anomalies,
+    `odd` `(r,)`, and held there. The paper goes from the least peak to the most, where one outlier makes all others
+    look normal."""
+    low = peaks[~odd].median() if (~odd).any() else peaks.min()
+    return ((peaks - low) / (peaks[odd].median() - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+def says(area: np.ndarray, whose: np.ndarray, temperature: float) -> np.ndarray:
+    """What each region `(r,)` says of its image, `whose`: shares by which `merged` weights them."""
+    weight = np.exp(area / temperature)
+    return weight / np.bincount(whose, weight)[whose]
+
+
+def starts(x: Tensor, kind: Tensor, weight: Tensor, classes: int, normal: bool, heads: int, seed: int) -> Tensor:
+    """Where prototypes begin, `(heads, known + normal + classes, d)`, among `x` `(r, d)` of unit length: means of known
+    kinds; that of regions of `weight` 0, normal ones, where a normal class is asked for; and centres of k-means of the
+    rest of novel kind, each counted by its `weight`, another draw for each head."""
+    rest = (kind == NOVEL) & (weight > 0)
+    fixed = [x[kind == one].mean(dim=0) for one in range(int(kind.max()) + 1)]
+    if normal:
+        low = (kind == NOVEL) & (weight == 0)
+        fixed.append(x[low].mean(dim=0) if low.any() else -x[rest].mean(dim=0))
+    found = []
+    for head in range(heads):
+        means = KMeans(classes, n_init=10, random_state=seed + head)
+        means.fit(x[rest].cpu().numpy(), sample_weight=weight[rest].cpu().numpy())
+        found.append(torch.stack([*fixed, *torch.from_numpy(means.cluster_centers_).to(x)]))
+    return F.normalize(torch.stack(found), dim=2)
+
+
+class Space(NamedTuple):
+    """Principal components `axes` `(d, parts)` of vectors, in standard deviations `spread` from their `mean`."""
+
+    mean: Tensor
+    spread: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, parts: int) -> Self:
+        """That of `rows` `(r, d)`, of as many components as asked for, or as there are."""
+        moments = Moments()
+        moments.add(rows)
+        mean, spread = moments.found()
+        axes = torch.linalg.svd(standardised(rows, mean, spread), full_matrices=False)[2][:parts].T.contiguous()
+        return cls(mean, spread, axes)
+
+    def placed(self, seen: Tensor) -> Tensor:
+        """Vectors `(r, views, d)` by their components, `(r, views, parts)`, of unit length."""
+        rows = standardised(seen.flatten(0, 1), self.mean, self.spread) @ self.axes
+        return F.normalize(rows, dim=1).unflatten(0, seen.shape[:2])
+
+
 class Heads(nn.Module):
-    """An adapter that starts as the identity, a projection for the contrast, and `heads` cosine classifiers."""
+    """An adapter that starts as the identity, and `heads` cosine classifiers on what it gives."""
 
     def __init__(self, width: int, hidden: int, classes: int, heads: int) -> None:
         super().__init__()
         self.adapter = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         nn.init.zeros_(self.adapter[2].weight)
         nn.init.zeros_(self.adapter[2].bias)
-        self.project = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.prototypes = nn.Parameter(torch.randn(heads, classes, width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `x` `(n, d)`: projections of unit length `(n, hidden)`, cosines to prototypes `(heads, n, classes)`."""
-        x = x + self.adapter(x)
-        cosines = F.normalize(x, dim=1) @ F.normalize(self.prototypes, dim=2).mT
-        return F.normalize(self.project(x), dim=1), cosines
+        """Of `x` `(n, d)`: what the adapter makes of it, of unit length, and cosines to prototypes `(heads, n,
+        classes)`. The paper's contrast sees a projection of the former; here both share one geometry."""
+        x = F.normalize(x + self.adapter(x), dim=1)
+        return x, x @ F.normalize(self.prototypes, dim=2).mT
 
 
 def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -156,6 +213,38 @@ def draws(
         which = rng.random((sum(each), views)).argsort(axis=1)[:, :2]
         temperature = warm + (sharp - warm) * min(step / (0.8 * steps), 1)
         yield torch.from_numpy(np.concatenate(at)), torch.from_numpy(which), temperature
+
+
+class Plan(NamedTuple):
+    """Of training: optimiser steps, regions per step, learning rate and seed."""
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int
+
+
+def taught(
+    net: Heads, x: Tensor, kind: Tensor, score: Tensor, first: int, weights: Weights, plan: Plan
+) -> list[dict[str, float]]:
+    """The losses by step of `net`, trained on regions in several views, `(r, views, d)`, of `kind` `(r,)`, with the
+    heights `score` `(r,)` of their maps; the head that agrees best with itself is kept."""
+    optimiser = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=5e-5)
+
+    def lacking(drawn: tuple[Tensor, Tensor, float]) -> dict[str, Tensor]:
+        at, which, temperature = drawn
+        one, two = (net(x[at, which[:, view]]) for view in (0, 1))
+        return losses(one, two, kind[at], score[at], first, temperature, weights)
+
+    drawn = draws(kind.cpu().numpy(), x.shape[1], plan.steps, plan.batch, (WARM, SHARP), plan.seed)
+    schedule = nets.warm_cosine(optimiser, plan.steps, least=1e-3)
+    history = nets.train(optimiser, drawn, plan.steps, lacking, schedule)
+    nets.frozen(net)
+    new = kind == NOVEL
+    (_, a), (_, b) = net(x[new, 0]), net(x[new, 1])
+    best = int(agreement(a, b, score[new], first, SHARP, weights.correction).argmin())
+    net.prototypes = nn.Parameter(net.prototypes[best : best + 1].clone(), requires_grad=False)
+    return history
 
 
 def evenness(cosines: Tensor) -> Tensor:

@@ -61,16 +61,49 @@ def test_draws_halve_the_batch_and_cool_down() -> None:
     assert drawn[-1][2] == pytest.approx(0.04)
 
 
+def test_training_begins_where_regions_are() -> None:
+    x = torch.eye(4)[[0, 0, 1, 1, 2, 3]]
+    kind, weight = torch.tensor([-1, -1, -1, -1, -1, 0]), torch.tensor([1.0, 1.0, 0.5, 0.5, 0.0, 1.0])
+    found = discovery.starts(x, kind, weight, 2, True, 2, 0)
+    assert found.shape == (2, 4, 4)
+    torch.testing.assert_close(found[0, 0], x[5])  # what is known
+    torch.testing.assert_close(found[0, 1], x[4])  # what is normal
+    assert sorted(found[0, 2:].tolist()) == sorted(torch.eye(4)[:2].tolist())
+
+
+def test_heights_are_told_by_medians_and_not_by_one_outlier() -> None:
+    peaks = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0, 100.0])
+    found = discovery.heights(peaks, torch.tensor([False] * 3 + [True] * 3))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0, 1.0]))
+
+
+def test_what_regions_say_is_what_merging_weights() -> None:
+    area, whose = np.array([0.6, 0.1, 0.3]), np.array([0, 0, 1])
+    found = discovery.says(area, whose, 0.15)
+    np.testing.assert_allclose(found[:2], torch.tensor(area[:2] / 0.15).softmax(dim=0).numpy())
+    assert found[2] == 1
+
+
+def test_a_space_holds_the_most_of_what_differs() -> None:
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 1, generator=rng) @ torch.ones(1, 3) + 0.01 * torch.randn(50, 3, generator=rng)
+    space = discovery.Space.of(rows, 1)
+    torch.testing.assert_close(space.axes[:, 0].abs(), torch.full((3,), 3**-0.5), atol=0.01, rtol=0)
+    placed = discovery.Space.of(rows, 2).placed(rows.view(25, 2, 3))
+    torch.testing.assert_close(placed.norm(dim=2), torch.ones(25, 2))
+
+
 def test_heads_start_with_what_they_are_given_and_learn_known_kinds() -> None:
     with seeded(0):
         net = Heads(4, 8, 3, 2)
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(x + net.adapter(x), x)
-    kind = torch.tensor([0, 1] * 3 + [-1] * 6)
+    kind = torch.cat([(x[:6, 0] > 0).long(), torch.full((6,), -1)])
+    assert set(kind.tolist()) == {-1, 0, 1}
     score, weights = torch.ones(12), Weights(1.0, 0.5, 0.0)
     optimiser = torch.optim.Adam(net.parameters(), 0.02)
     history = []
-    for _ in range(60):
+    for _ in range(120):
         parts = discovery.losses(net(x), net(x + 0.01), kind, score, 2, 0.05, weights)
         optimiser.zero_grad()
         sum(parts.values()).backward()

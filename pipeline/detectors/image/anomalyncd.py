@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.errors import DataError
 from pipeline.parts import discovery, features, nets
 from pipeline.parts.backbones import at_depths
-from pipeline.parts.binarise import boxes, cropped, looks, main_elements, root_area, search_range
+from pipeline.parts.binarise import boxes, looks, main_elements, root_area, search_range
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.device import seeded
-from pipeline.parts.discovery import NOVEL, Heads
+from pipeline.parts.discovery import NOVEL, Heads, Space
 from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
-from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.neighbours import Bank
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest
@@ -33,8 +33,6 @@ LEVELS = (2, 3)  # of a timm CNN, for the maps and for the regions
 DEPTHS = (1 / 2, 3 / 4, 1)  # where those of a ViT end; the class token is the last one's
 BATCH = 16  # images, or regions, looked at together
 NOTHING = -1  # the class of an image without an anomalous region
-WARM = 0.07  # temperature of the first pseudo labels
-SHARP = 0.04  # and of the last
 
 
 @dataclass
@@ -47,7 +45,11 @@ class AnomalyNCD:
     alone in every block (the paper masks the last nine and trains the last), on any other backbone the maps are pooled
     over the region. On these vectors an adapter and cosine classifiers are trained on their own pseudo labels, which
     are drawn to a normal class where the map is low. `classify` then says which class an image has. Without anomalous
-    images only the map is learned, and `classify` says so."""
+    images only the map is learned, and `classify` says so.
+
+    Our choice, not the paper's: a backbone that is not trained leaves a good geometry to start from, so the adapter
+    begins as the identity and the prototypes at the centres that k-means finds among principal components of the
+    vectors (the paper's begin at random), and regions are looked at in several ways when classes are told, too."""
 
     learns_from: ClassVar[Literal["normals", "labels"]] = "labels"
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.14379"
@@ -74,24 +76,27 @@ class AnomalyNCD:
     guided: bool = True
     """Whether the mask of a region guides what is seen of it; without, the whole cut-out counts."""
     views: Annotated[int, Ge(2)] = 4
-    """Times that each region is looked at in training, turned, mirrored and shifted each time but the first."""
-    steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps. The paper trains for 50 epochs."""
+    """Times that each region is looked at, turned, mirrored and shifted each time but the first; fewer is faster. The
+    paper makes two in training, and tells classes from one."""
+    parts: Annotated[int, Ge(1)] = 32
+    """Principal components of the vectors that classes are found among (the paper keeps all)."""
+    steps: Annotated[int, Ge(0)] = 300
+    """Optimiser steps; 0 leaves the classes at the centres of k-means. The paper trains for 50 epochs."""
     batch: Annotated[int, Ge(4)] = 64
     """Regions per step, each in two views (the paper's 32)."""
     rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """Learning rate of AdamW, falling along a cosine (the paper's is 3e-3 of SGD)."""
-    hidden: Annotated[int, Ge(1)] = 256
-    """Width of the adapter, which the paper does without, and of the projection (the paper's 2,048)."""
-    heads: Annotated[int, Ge(1)] = 4
+    hidden: Annotated[int, Ge(1)] = 128
+    """Width of the adapter, which the paper does without."""
+    heads: Annotated[int, Ge(1)] = 1
     """Classifiers trained side by side, of which the one with the least loss is kept."""
     even: Annotated[float, Ge(0)] = 4.0
     """Weight of the loss that keeps classes from being empty (the paper's); 0 lets one take all."""
     known: Annotated[float, Ge(0), Le(1)] = 0.3
     """Weight of what `base` teaches against what the rest does, where there are base categories (the paper's)."""
     correction: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Height of the map, from its range in training, below which a region's pseudo label is drawn to the normal class
-    (the paper's); 0 does without correction and normal class."""
+    """Height of the map, 0 and 1 at the medians of normal images and of anomalies, below which a region's pseudo label
+    is drawn to the normal class (the paper's); 0 does without correction and normal class."""
     merge: Annotated[float, Gt(0)] = 0.15
     """Temperature of the softmax of the square roots of areas, as shares of the image's side, by which an image's
     regions vote; larger is closer to one region, one vote."""
@@ -113,7 +118,7 @@ class AnomalyNCD:
             raise DataError(f"anomalyncd needs at least one anomaly for each of {self.classes} classes, got {novel}")
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         self._fill(normals(train))
-        self.history_, self.net_, self.mean_, self.spread_ = [], None, None, None
+        self.history_, self.net_, self.space_ = [], None, None
         self.known_, self.range_ = int(kind.max(initial=-1)) + 1, (0.0, 0.0)
         if novel:
             good = normals(train)
@@ -137,7 +142,7 @@ class AnomalyNCD:
         seen, whose, areas = self.regions(batch)
         with torch.inference_mode():
             if len(seen):
-                share = self._shares(torch.from_numpy(seen).to(self.mean_.device)).cpu()
+                share = self._shares(torch.from_numpy(seen).to(self.space_.mean.device)).cpu()
         for i in np.unique(whose):
             own = whose == i
             best = int(discovery.merged(share[own], torch.from_numpy(areas[own]), self.merge).argmax())
@@ -145,21 +150,22 @@ class AnomalyNCD:
         return answer
 
     def regions(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the frozen backbone sees of the regions of a batch, float32 `(r, d)`, which image each is of, `(r,)`,
-        and the roots of their areas, `(r,)`, as shares of the image's side. Raises DataError as `classify` does."""
+        """What the frozen backbone sees of the regions of a batch, float32 `(r, views, d)`, which image each is of,
+        `(r,)`, and the roots of their areas, `(r,)`, as shares of the image's side; the first view is the plain one.
+        Raises DataError as `classify` does."""
         must_be_fitted(self, "bank_")
         images = checked(batch, self.size_)
         if self.net_ is None:
             raise DataError("classify needs anomalous images in training, and this anomalyncd was trained without any")
         shown, whose, areas = [], [], []
         for i, local in enumerate(self._map(batch).cpu().numpy()):
-            mask = main_elements(local, *self.range_, self.thresholds, self.erosion)
+            mask = self._binarised(local)
             for box in boxes(mask):
-                shown.append(cropped(images[i], mask, box, self.crop))
+                shown += looks(images[i], mask, box, self.crop, self.views, np.random.default_rng(self.seed))
                 whose.append(i)
                 areas.append(root_area(mask, box))
-        seen = self._vectors(shown).cpu().numpy() if shown else np.zeros((0, len(self.mean_)), np.float32)
-        return seen, np.array(whose, int), np.array(areas, np.float32)
+        seen = self._vectors(shown).cpu().numpy() if shown else np.zeros((0, len(self.space_.mean)), np.float32)
+        return seen.reshape(-1, self.views, len(self.space_.mean)), np.array(whose, int), np.array(areas, np.float32)
 
     def embed(self, batch: Batch) -> np.ndarray:
         """What the backbone sees of each image, float32 `(n, d)`: means of its features, for monitoring."""
@@ -170,7 +176,8 @@ class AnomalyNCD:
         must_be_fitted(self, "bank_")
         arrays = {"bank": self.bank_.cpu().numpy(), **self._features.arrays()}
         if self.net_ is not None:
-            arrays |= {**nets.arrays(self.net_), "mean": self.mean_.cpu().numpy(), "spread": self.spread_.cpu().numpy()}
+            own = {name: tensor.cpu().numpy() for name, tensor in self.space_._asdict().items()}
+            arrays |= {**nets.arrays(self.net_), **own}
         meta = {"size": list(self.size_), "weights_sha256": self.hash_, "known": self.known_}
         return State(arrays, {**meta, "range": list(self.range_)})
 
@@ -181,12 +188,10 @@ class AnomalyNCD:
         self._search = Bank(self.bank_)
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self.known_, self.range_ = state.meta["known"], tuple(state.meta["range"])
-        self.net_ = self.mean_ = self.spread_ = None
+        self.net_ = self.space_ = None
         if "mean" in state.arrays:
-            self.mean_, self.spread_ = (
-                torch.from_numpy(np.array(state.arrays[n])).to(where) for n in ("mean", "spread")
-            )
-            net = Heads(len(self.mean_), self.hidden, self._outputs(), 1)
+            self.space_ = Space(*(torch.from_numpy(np.array(state.arrays[n])).to(where) for n in Space._fields))
+            net = Heads(self.space_.axes.shape[1], self.hidden, self._outputs(), 1)
             self.net_ = nets.restored(net, state.arrays).to(where)
         return self
 
@@ -195,9 +200,15 @@ class AnomalyNCD:
         return self.known_ + bool(self.correction) + self.classes
 
     def _shares(self, seen: Tensor) -> Tensor:
-        """Probabilities of the classes to find, the normal one first, `(r, classes)`, of regions seen `(r, d)`."""
-        _, cosines = self.net_(standardised(seen, self.mean_, self.spread_))
-        return discovery.guessed(cosines[0], self.known_, discovery.STUDENT)
+        """Probabilities of the classes to find, the normal one first, `(r, classes)`, of regions `(r, views, d)`."""
+        _, cosines = self.net_(self.space_.placed(seen).flatten(0, 1))
+        return discovery.guessed(cosines[0].unflatten(0, seen.shape[:2]).mean(dim=1), self.known_, discovery.STUDENT)
+
+    def _binarised(self, local: np.ndarray) -> np.ndarray:
+        """The main elements of a map `(h, w)`; where none is stable, what rises half as high as its peak does."""
+        mask = main_elements(local, *self.range_, self.thresholds, self.erosion)
+        low, peak = self.range_[0], float(local.max())
+        return mask if mask.any() or peak <= low else local > (low + peak) / 2
 
     def _fill(self, some: Samples) -> None:
         """The bank: a coreset of the patches of normal images."""
@@ -243,57 +254,47 @@ class AnomalyNCD:
     def _discover(self, parts: list[tuple[Samples, np.ndarray]]) -> None:
         """Regions of the images of some samples, each with their kinds, and a classifier of these."""
         maps = [np.concatenate([self._map(batch).cpu().numpy() for batch in some.batches(BATCH)]) for some, _ in parts]
-        low, high = self.range_ = search_range(np.concatenate([each.max(axis=(1, 2)) for each in maps]))
+        self.range_ = search_range(np.concatenate([each.max(axis=(1, 2)) for each in maps]))
         rng = np.random.default_rng(self.seed)
-        vectors, scores, kinds = [], [], []
+        vectors, peaks, kinds, whose, areas, ahead = [], [], [], [], [], 0
         for (some, kind), local in zip(parts, maps, strict=True):
             at = 0
             for batch in some.batches(BATCH):
                 cuts = []
                 for i in range(len(batch)):
-                    mask = main_elements(local[at + i], low, high, self.thresholds, self.erosion)
+                    mask = self._binarised(local[at + i])
                     if kind[at + i] != NOVEL and batch.mask is not None and (batch.mask[i] == ANOMALOUS).any():
                         mask = batch.mask[i] == ANOMALOUS  # what is known need not be found
                     for box in boxes(mask):
                         cuts += looks(batch.x[i], mask, box, self.crop, self.views, rng)
                         inner = local[at + i][box.top : box.top + box.side, box.left : box.left + box.side]
-                        scores.append((float(inner.max()) - low) / (high - low))
+                        peaks.append(float(inner.max()))
                         kinds.append(int(kind[at + i]))
+                        whose.append(ahead + at + i)
+                        areas.append(root_area(mask, box))
                 at += len(batch)
                 vectors += [self._vectors(cuts).cpu()] if cuts else []
-        if sum(kind == NOVEL for kind in kinds) < self.classes:
-            raise DataError(
-                f"anomalyncd needs at least one anomalous region for each of {self.classes} classes, found {len(kinds)}"
-            )
-        self._learn(
-            torch.cat(vectors).unflatten(0, (-1, self.views)).to(self._features.device),
-            torch.tensor(scores, device=self._features.device).clamp(0, 1),
-            torch.tensor(kinds, device=self._features.device),
-        )
+            ahead += at
+        image, own = np.array(whose, int), torch.tensor(kinds) == NOVEL
+        odd = torch.from_numpy(image < len(parts[0][1]))
+        found, wanted = int((own & odd).sum()), self.classes
+        if found < wanted:
+            raise DataError(f"anomalyncd needs at least one anomalous region for each of {wanted} classes, got {found}")
+        height = discovery.heights(torch.tensor(peaks), odd)
+        weight = torch.from_numpy(discovery.says(np.array(areas), image, self.merge)) * odd
+        given = (torch.cat(vectors).unflatten(0, (-1, self.views)), height, torch.tensor(kinds), weight.float())
+        self._learn(*(each.to(self._features.device) for each in given))
 
-    def _learn(self, seen: Tensor, score: Tensor, kind: Tensor) -> None:
-        """Train on regions seen in several views, `(r, views, d)`, with the heights of their maps and kinds `(r,)`."""
-        moments = Moments()
-        moments.add(seen.flatten(0, 1))
-        self.mean_, self.spread_ = moments.found()
-        seen = standardised(seen.flatten(0, 1), self.mean_, self.spread_).view_as(seen)
+    def _learn(self, seen: Tensor, height: Tensor, kind: Tensor, weight: Tensor) -> None:
+        """Train on regions seen in several views, `(r, views, d)`, with the heights of their maps, kinds and weights in
+        the start, `(r,)`; these are 0 of normal images."""
+        self.space_ = Space.of(seen[(kind == NOVEL) & (weight > 0)].flatten(0, 1), self.parts)
+        x, mean = self.space_.placed(seen), F.normalize(self.space_.placed(seen).mean(dim=1), dim=1)
         with seeded(self.seed):
-            net = Heads(seen.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=5e-5)
+            net = Heads(x.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
+        begin = discovery.starts(mean, kind, weight, self.classes, bool(self.correction), self.heads, self.seed)
+        net.prototypes.data.copy_(begin)
         weights = discovery.Weights(self.even, self.known if self.known_ else 0.0, self.correction)
-
-        def losses(drawn: tuple[Tensor, Tensor, float]) -> dict[str, Tensor]:
-            at, which, temperature = drawn
-            one, two = (net(seen[at, which[:, view]]) for view in (0, 1))
-            return discovery.losses(one, two, kind[at], score[at], self.known_, temperature, weights)
-
-        draws = discovery.draws(kind.cpu().numpy(), self.views, self.steps, self.batch, (WARM, SHARP), self.seed)
-        schedule = nets.warm_cosine(optimiser, self.steps, least=1e-3)
-        self.history_ = nets.train(optimiser, draws, self.steps, losses, schedule)
-        nets.frozen(net)
-        new = kind == NOVEL
-        (_, a), (_, b) = net(seen[new, 0]), net(seen[new, 1])
-        agreed = discovery.agreement(a, b, score[new], self.known_, SHARP, self.correction)
-        best = int(agreed.argmin())  # the head that agrees best with itself
-        net.prototypes = torch.nn.Parameter(net.prototypes[best : best + 1].clone(), requires_grad=False)
+        plan = discovery.Plan(self.steps, self.batch, self.rate, self.seed)
+        self.history_ = discovery.taught(net, x, kind, height, self.known_, weights, plan)
         self.net_ = net
