@@ -79,7 +79,7 @@ def test_the_soft_mining_loss_teaches_by_the_power_of_the_relative_distance() ->
 def test_the_loss_falls_and_a_planted_defect_is_found() -> None:
     before = torch.get_rng_state()
     x, mask = planted(8, 1)
-    detector = InpFormer(FINE, steps=60, width=16, depth=2, batch=4, least=1).fit(view(stripes(16, 0)))
+    detector = InpFormer(FINE, steps=45, width=16, depth=2, batch=4, least=1).fit(view(stripes(16, 0)))
     assert torch.equal(torch.get_rng_state(), before)
     for name in ("rebuilt", "coherence"):
         losses = [row[name] for row in detector.history_]
@@ -108,7 +108,7 @@ def test_zero_shot_finds_a_defect_in_a_category_that_training_did_not_show() -> 
 
 @pytest.mark.parametrize("shots", [1, 2, 4])
 def test_a_few_normals_are_enough(shots: int) -> None:
-    detector = InpFormer(FINE, steps=60, rate=5e-3, width=16, depth=2, batch=4).fit(view(stripes(shots, 0)))
+    detector = InpFormer(FINE, steps=40, rate=5e-3, width=16, depth=2, batch=4).fit(view(stripes(shots, 0)))
     region = np.zeros((8, SIDE, SIDE), bool)
     region[:, 4:-4, 4:-4] = True  # nothing like the edges was seen often
     assert detector.score(whole(view(planted(8, 1)[0], region=region))).sample.argmax() == 7
