@@ -73,7 +73,8 @@ class InpFormer:
     """Exponent of the soft mining: larger teaches more by what is rebuilt badly (the paper's 3); 0 by all alike."""
     zero_shot: bool = False
     """Score by the distance of each token to the nearest prototype of its own image instead of by the decoder: for
-    categories that training did not show, whose tokens the decoder never learned to rebuild."""
+    categories that training did not show, whose tokens the decoder never learned to rebuild; weak where an
+    object has rare parts of its own, which are far from all prototypes, too."""
     steps: Annotated[int, Ge(1)] = 300
     """Optimiser steps (the paper's 200 epochs)."""
     batch: Annotated[int, Ge(1)] = 8
