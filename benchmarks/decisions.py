@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmarks.images import KNOWN, machine
-from benchmarks.page import header
+from benchmarks.image_tables import header
+from benchmarks.images import KNOWN
+from benchmarks.machine import processor
 from pipeline import detectors, metrics, threshold
 from pipeline.parts.progress import tracked
 from pipeline.plan import Plan
@@ -266,7 +267,7 @@ def speeds(count: int, seed: int) -> tuple[str, list[str]]:
         "p_values": lambda: threshold.p_values(normals, samples),
     }
     took = {name: seconds(run, 3) for name, run in runs.items()}
-    rows = [f"## Speed\n\n{count:,} calibration scores, as many samples; best of three; {machine()}.\n"]
+    rows = [f"## Speed\n\n{count:,} calibration scores, as many samples; best of three; {processor()}.\n"]
     rows += header("", "seconds", "at most")
     rows += [f"| {name} | {took[name]:.3f} | {most:g} |" for name, most in SPEED.items()]
     slow = [f"{n} takes {took[n]:.2f} s for {count:,} scores, at most {m:g} s" for n, m in SPEED.items() if took[n] > m]

@@ -1,7 +1,5 @@
 """One run of `benchmarks.images`: a detector fitted on some images, what it reaches on others, and what it takes."""
 
-import os
-import platform
 import tempfile
 import time
 from argparse import Namespace
@@ -14,6 +12,7 @@ import pandas as pd
 import torch
 
 from benchmarks import peers, regimes
+from benchmarks.machine import processor
 from pipeline import metrics, scoring
 from pipeline.modalities.image import Image
 from pipeline.params import Params, build
@@ -102,12 +101,8 @@ def mean(lines: list[Line]) -> Line:
 
 
 def machine() -> str:
-    """The processor's name and the number of cores, and the GPU's where there is one."""
-    info = Path("/proc/cpuinfo")
-    rows = info.read_text().splitlines() if info.exists() else []
-    names = [row.split(":")[1] for row in rows if row.startswith("model name")]
-    gpu = f", {torch.cuda.get_device_name()}" if device().type == "cuda" else ""
-    return f"{(names or [platform.processor()])[0].strip()}, {os.cpu_count()} cores{gpu}"
+    """The processor, and the GPU where there is one."""
+    return processor() + (f", {torch.cuda.get_device_name()}" if device().type == "cuda" else "")
 
 
 def on_gpu(detector: Any, samples: Any, costs: Line) -> Line:

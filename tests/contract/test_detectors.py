@@ -64,7 +64,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "image/stfpm": {"steps": 60, "batch": 4, "backbone": {"name": "filterbank", "levels": [0, 1]}},
     "image/reverse_distillation": {"steps": 60, "batch": 4, "width": 8, "code": 32},
     "image/destseg": {"steps": 50, "batch": 4, "width": 4, "hidden": 16, "rate": 1e-2},
-    "image/uniconha": {"steps": 30, "images": 6, "width": 8, "bank": 500, "patch": 0.25},
+    "image/uniconha": {"steps": 30, "images": 6, "width": 8, "kept": 500, "patch": 0.25},
     "image/realnet_classifier": {"steps": 40, "batch": 10, "width": 8, "depth": 2},
     "table/semi_supervised": {"steps": 100, "rate": 0.01},
     "table/autoencoder": {"steps": 200},

@@ -84,8 +84,8 @@ class UniConHA:
     rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """First learning rate of AdamW, along half a cosine to 0; a tenth of it for what comes with weights (the paper:
     0.01, SGD)."""
-    bank: Annotated[int, Ge(1)] = 10000
-    """Normal patches kept to compare with, drawn evenly; larger is slower to score."""
+    kept: Annotated[int, Ge(1)] = 10000
+    """Normal patches to compare with, drawn evenly; larger is slower to score."""
     cache: Annotated[int, Ge(1)] = 1000
     """Most MB (10^6 bytes) of images held during fit; of more images than it holds, as many as it does are drawn."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
@@ -245,7 +245,7 @@ class UniConHA:
     def _filled(self, some: Samples) -> Tensor:
         """Unit vectors `(m, c)` of normal patches that count, drawn evenly from the images."""
         rng, found = np.random.default_rng(self.seed), []
-        each = -(-self.bank // len(some))
+        each = -(-self.kept // len(some))
         with Progress(len(some), "bank", "images") as bar:
             for batch in some.batches(BATCH):
                 z, inside = self._patches(batch)
@@ -255,7 +255,7 @@ class UniConHA:
                     found.append(mine[torch.from_numpy(at).to(mine.device)])
                 bar.update(len(batch))
         bank = torch.cat(found)
-        keep = np.sort(rng.permutation(len(bank))[: self.bank])
+        keep = np.sort(rng.permutation(len(bank))[: self.kept])
         return bank[torch.from_numpy(keep).to(bank.device)].clone()
 
 

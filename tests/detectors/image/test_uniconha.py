@@ -13,8 +13,8 @@ from pipeline.parts.contrastive import pasted, soft_weights, turned, unilateral,
 from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
 
-TINY = {"steps": 2, "images": 4, "width": 4, "view": 32, "patch": 0.5, "bank": 200}
-SMALL = {"steps": 25, "images": 6, "width": 8, "patch": 0.25, "bank": 1000, "rate": 3e-3, "shift": "rotation"}
+TINY = {"steps": 2, "images": 4, "width": 4, "view": 32, "patch": 0.5, "kept": 200}
+SMALL = {"steps": 25, "images": 6, "width": 8, "patch": 0.25, "kept": 1000, "rate": 3e-3, "shift": "rotation"}
 
 
 def directions(*degrees: float) -> torch.Tensor:
