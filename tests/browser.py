@@ -73,8 +73,8 @@ def watched() -> Iterator[Watched]:
     """What this test's pages did wrong; nothing must be left in it when the test ends."""
     found = Watched()
     yield found
-    assert found.errors == []
-    assert found.outside == []
+    assert found.errors == [], found.errors
+    assert found.outside == [], found.outside
 
 
 @pytest.fixture

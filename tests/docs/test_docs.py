@@ -98,6 +98,7 @@ def test_a_person_finds_a_page_by_searching_and_reads_it_in_the_dark(site: Path,
     page.locator(".md-search-result__link").first.click()
     page.wait_for_url(re.compile(r"\?h="))
     assert "escape_rate" in page.locator("article").inner_text()
+    page.wait_for_load_state("networkidle")  # the server ends with the test: nothing may be on its way then
 
 
 @pytest.fixture
