@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.parts.filterbank import gaussian
-from pipeline.protocols import Batch
+from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch
 
 
 def counted(batch: Batch, size: tuple[int, int], where: torch.device) -> Tensor:
@@ -19,6 +19,15 @@ def counted(batch: Batch, size: tuple[int, int], where: torch.device) -> Tensor:
     share = F.adaptive_avg_pool2d(torch.from_numpy(batch.region).to(where, torch.float32)[:, None], size)[:, 0]
     fullest = share.amax(dim=(1, 2), keepdim=True)
     return share >= fullest.clamp(max=0.5)
+
+
+def positions(mark: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels of the positions of a map of `size` (h', w') of those of pixels, int8 `(n, h, w)`: anomalous where any
+    pixel is, else unknown where any is."""
+    anomalous, unknown = (
+        F.adaptive_max_pool2d((mark == which).float()[:, None], size)[:, 0] > 0 for which in (ANOMALOUS, UNKNOWN)
+    )
+    return anomalous.to(torch.int8).masked_fill(unknown & ~anomalous, UNKNOWN)
 
 
 def pooled(maps: Tensor, inside: Tensor) -> Tensor:

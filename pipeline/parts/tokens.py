@@ -64,6 +64,21 @@ def grouped(levels: Sequence[Tensor], count: int) -> list[Tensor]:
     return [mean_of(levels, run) for run in runs(len(levels), min(count, len(levels)))]
 
 
+def patched(levels: Sequence[Tensor], count: int, size: tuple[int, int], patch: int) -> list[Tensor]:
+    """`grouped` on one grid, of images of `size` (h, w): that of the groups where all share it, else of tokens of
+    `patch` pixels, at most as fine as the first group."""
+    found = grouped(levels, count)
+    if len({group.shape[2:] for group in found}) == 1:
+        return on_grid(found)
+    finest = zip(size, found[0].shape[2:], strict=True)
+    return on_grid(found, tuple(min(round(side / patch), most) for side, most in finest))
+
+
+def scaled(maps: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor]:
+    """Each of `maps` `(n, c, h, w)` divided by its scale `(c,)`, channel by channel."""
+    return [level / scale[:, None, None] for level, scale in zip(maps, scales, strict=True)]
+
+
 def mean_of(tensors: Sequence[Tensor], run: range) -> Tensor:
     """Mean of those of `tensors`, all of one shape, whose places are in `run`."""
     return torch.stack([tensors[i] for i in run]).mean(dim=0)

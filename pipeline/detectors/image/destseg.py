@@ -22,7 +22,7 @@ from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.images import checked
 from pipeline.parts.losses import focal
-from pipeline.parts.regions import counted, enlarged, pooled, top_mean
+from pipeline.parts.regions import counted, enlarged, pooled, positions, top_mean
 from pipeline.parts.tokens import cosine_distance
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
@@ -270,12 +270,3 @@ def products(taught: list[Tensor], learnt: list[Tensor]) -> Tensor:
     the finest (equation 2, section 3.3): `(n, sum of c, h', w')`."""
     pairs = zip(taught, learnt, strict=True)
     return features.merge([F.normalize(one, dim=1) * F.normalize(other.float(), dim=1) for one, other in pairs])
-
-
-def positions(mark: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels of the positions of a map of `size` (h', w') of those of pixels, int8 `(n, h, w)`: anomalous where any
-    pixel is, else unknown where any is."""
-    anomalous, unknown = (
-        F.adaptive_max_pool2d((mark == which).float()[:, None], size)[:, 0] > 0 for which in (ANOMALOUS, UNKNOWN)
-    )
-    return anomalous.to(torch.int8).masked_fill(unknown & ~anomalous, UNKNOWN)

@@ -97,7 +97,11 @@ class Dinomaly:
         some = normals(train)
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         held = hold(
-            self._features, some, self.cache, self.seed, lambda maps, batch: self._grouped(maps, batch.x.shape[2:])
+            self._features,
+            some,
+            self.cache,
+            self.seed,
+            lambda maps, batch: tokens.patched(maps, self.groups, batch.x.shape[2:], self.patch),
         )
         self.scale_ = held.scale
         where, rng = self._features.device, np.random.default_rng(self.seed)
@@ -109,7 +113,7 @@ class Dinomaly:
 
             def losses(drawn: tuple[float, tuple[list[Tensor], list[Tensor]]]) -> dict[str, Tensor]:
                 discard, (maps, insides) = drawn
-                maps = self._scaled(maps)
+                maps = tokens.scaled(maps, self.scale_)
                 pairs = zip(maps, net(maps, insides[0]), strict=True)
                 found = [loose(wanted, made.float(), insides[0], discard, self.shrink) for wanted, made in pairs]
                 return {"loss": torch.stack(found).mean()}
@@ -124,8 +128,8 @@ class Dinomaly:
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            maps = self._grouped(self._features.maps(images), self.size_)
-            maps = self._scaled(maps)
+            maps = tokens.patched(self._features.maps(images), self.groups, self.size_, self.patch)
+            maps = tokens.scaled(maps, self.scale_)
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             pairs = zip(maps, self.net_(maps, inside), strict=True)
             odd = torch.stack([tokens.cosine_distance(wanted, made) for wanted, made in pairs]).mean(dim=0)
@@ -154,18 +158,6 @@ class Dinomaly:
 
     def _net(self, channels: list[int]) -> "Rebuilder":
         return Rebuilder(channels, self.width, self.depth, self.heads, self.attention, self.drop)
-
-    def _scaled(self, maps: list[Tensor]) -> list[Tensor]:
-        """Groups `(n, c, h, w)` whose channels have a mean square of 1 in training."""
-        return [level / scale[:, None, None] for level, scale in zip(maps, self.scale_, strict=True)]
-
-    def _grouped(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """The groups of images of `size` (h, w) on one grid, each `(n, c, h', w')`."""
-        found = tokens.grouped(maps, self.groups)
-        if len({group.shape[2:] for group in found}) == 1:
-            return tokens.on_grid(found)
-        finest = zip(size, found[0].shape[2:], strict=True)
-        return tokens.on_grid(found, tuple(min(round(side / self.patch), most) for side, most in finest))
 
     def _rising(self) -> Iterator[float]:
         """`discard` by step."""

@@ -105,7 +105,11 @@ class InpFormer:
         some = filled(normals(train), self.least, self.seed)
         self._features = features.load(at_depths(self.backbone, DEPTHS), LEVELS)
         held = hold(
-            self._features, some, self.cache, self.seed, lambda maps, batch: self._grouped(maps, batch.x.shape[2:])
+            self._features,
+            some,
+            self.cache,
+            self.seed,
+            lambda maps, batch: tokens.patched(maps, self.groups, batch.x.shape[2:], self.patch),
         )
         self.scale_ = held.scale
         where, rng = self._features.device, np.random.default_rng(self.seed)
@@ -116,7 +120,7 @@ class InpFormer:
 
         def losses(drawn: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
             maps, (inside, *_) = drawn
-            maps = self._scaled(maps)
+            maps = tokens.scaled(maps, self.scale_)
             made, near = net(maps, inside)
             pairs = zip(maps, made, strict=True)
             found = [soft_mined(wanted, each.float(), inside, self.gamma) for wanted, each in pairs]
@@ -133,8 +137,8 @@ class InpFormer:
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
-            maps = self._grouped(self._features.maps(images), self.size_)
-            maps = self._scaled(maps)
+            maps = tokens.patched(self._features.maps(images), self.groups, self.size_, self.patch)
+            maps = tokens.scaled(maps, self.scale_)
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             made, odd = self.net_(maps, inside)
             if not self.zero_shot:
@@ -165,18 +169,6 @@ class InpFormer:
 
     def _net(self, channels: list[int]) -> "Net":
         return Net(channels, self.prototypes, self.width, self.depth, self.heads, self.residual)
-
-    def _scaled(self, maps: list[Tensor]) -> list[Tensor]:
-        """Groups `(n, c, h, w)` whose channels have a mean square of 1 in training."""
-        return [level / scale[:, None, None] for level, scale in zip(maps, self.scale_, strict=True)]
-
-    def _grouped(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """The groups of images of `size` (h, w) on one grid, each `(n, c, h', w')`."""
-        found = tokens.grouped(maps, self.groups)
-        if len({group.shape[2:] for group in found}) == 1:
-            return tokens.on_grid(found)
-        finest = zip(size, found[0].shape[2:], strict=True)
-        return tokens.on_grid(found, tuple(min(round(side / self.patch), most) for side, most in finest))
 
 
 class Extractor(nn.Module):

@@ -24,7 +24,7 @@ from pipeline.parts.images import checked
 from pipeline.parts.losses import focal, truncated_l1
 from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.progress import Progress
-from pipeline.parts.regions import counted, enlarged, largest
+from pipeline.parts.regions import counted, enlarged, largest, positions
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
@@ -169,7 +169,7 @@ class SuperSimpleNet:
                     moments.add(found.permute(0, 2, 3, 1)[normal][small[normal]])
                 maps.append(found[keep].clamp(-LARGEST, LARGEST).half().cpu())
                 insides.append(counted(batch, large, torch.device("cpu"))[keep])
-                targets.append(positions(batch, large)[keep])
+                targets.append(position_labels(batch, large)[keep])
                 labels.append(torch.from_numpy(batch.label[keep].astype(np.int8)))
                 bar.update(len(batch))
         return Held(*map(torch.cat, (maps, targets, insides, labels)), *moments.found(), size)
@@ -262,14 +262,9 @@ def upscaled(maps: Tensor, times: int) -> Tensor:
     return maps if times == 1 else F.interpolate(maps, scale_factor=times, mode="bilinear", align_corners=False)
 
 
-def positions(batch: Batch, size: tuple[int, int]) -> Tensor:
-    """Labels of the positions of a map of `size`, int8 `(n, h', w')`: anomalous where any pixel is, else unknown where
-    any is."""
-    if batch.mask is None:
-        known = np.where(batch.label == NORMAL, NORMAL, UNKNOWN).astype(np.int8)
-        return torch.from_numpy(known)[:, None, None].expand(-1, *size).clone()
-    mask = torch.from_numpy(batch.mask)
-    anomalous, unknown = (
-        F.adaptive_max_pool2d((mask == which).float()[:, None], size)[:, 0] > 0 for which in (ANOMALOUS, UNKNOWN)
-    )
-    return anomalous.to(torch.int8).masked_fill(unknown & ~anomalous, UNKNOWN)
+def position_labels(batch: Batch, size: tuple[int, int]) -> Tensor:
+    """Labels of the positions of a map of `size`, int8 `(n, h', w')`; without masks, of all positions of an image."""
+    if batch.mask is not None:
+        return positions(torch.from_numpy(batch.mask), size)
+    known = np.where(batch.label == NORMAL, NORMAL, UNKNOWN).astype(np.int8)
+    return torch.from_numpy(known)[:, None, None].expand(-1, *size).clone()

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.detectors.image.destseg import DeSTSeg, Drawn, Reader, Student, positions, products
+from pipeline.detectors.image.destseg import DeSTSeg, Drawn, Reader, Student, products
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts import perlin
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
 from pipeline.parts.losses import focal
+from pipeline.parts.regions import positions
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 2, "width": 4, "hidden": 8}

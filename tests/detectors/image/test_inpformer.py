@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from pipeline.detectors.image.inpformer import Extractor, Guided, InpFormer, Net, nearest, soft_mined
 from pipeline.errors import DataError, NotFittedError, ParamsError
+from pipeline.parts import tokens
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
 from tests.pictures import SIDE, planted, stripes, view, whole
@@ -151,7 +152,7 @@ def test_repeats_and_survives_its_state_bit_for_bit() -> None:
 def test_batch_size_does_not_matter() -> None:
     detector = InpFormer(**TINY | {"patch": 8}, backbone=Backbone(levels=[0, 3])).fit(view(stripes(4, 0)))
     test = view(planted(5, 1)[0])
-    grouped = detector._grouped(detector._features.maps(whole(test).x), (SIDE, SIDE))
+    grouped = tokens.patched(detector._features.maps(whole(test).x), detector.groups, (SIDE, SIDE), detector.patch)
     assert [tuple(group.shape[2:]) for group in grouped] == [(6, 6), (6, 6)]  # 8 pixels a token
     apart = np.concatenate([detector.score(b).sample for b in test.batches(1)])
     np.testing.assert_allclose(detector.score(whole(test)).sample, apart, rtol=1e-4, atol=1e-5)

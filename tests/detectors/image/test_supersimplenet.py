@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pipeline.detectors.image.supersimplenet import (
     Heads,
     SuperSimpleNet,
-    positions,
+    position_labels,
     upscaled,
 )
 from pipeline.errors import DataError, NotFittedError
@@ -86,8 +86,8 @@ def test_positions_take_the_worst_of_their_pixels() -> None:
     mask = np.zeros((2, 4, 4), np.int8)
     mask[0, 0, 1], mask[0, 0, 0], mask[0, 3, 3] = 1, -1, -1
     batch = Batch(["a", "b"], np.zeros((2, 3, 4, 4), np.uint8), np.array([1, 0]), mask)
-    assert positions(batch, (2, 2)).tolist() == [[[1, 0], [0, -1]], [[0, 0], [0, 0]]]
-    assert positions(replace(batch, mask=None), (1, 1)).tolist() == [[[-1]], [[0]]]
+    assert position_labels(batch, (2, 2)).tolist() == [[[1, 0], [0, -1]], [[0, 0], [0, 0]]]
+    assert position_labels(replace(batch, mask=None), (1, 1)).tolist() == [[[-1]], [[0]]]
 
 
 def test_losses_fall_and_a_planted_defect_is_found_without_labels() -> None:
