@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.parts import nets
+from pipeline.parts.attenuation import Attenuation, error
 from pipeline.parts.device import device, seeded
 from pipeline.parts.draws import shuffled
 from pipeline.parts.fitted import must_be_fitted
@@ -30,7 +31,9 @@ from pipeline.parts.ssim import ssim
 from pipeline.protocols import UNKNOWN, Batch, Samples, Scores, State
 from pipeline.samples import normals
 
-POOL = 21 / 256  # side of the mean filter of section 3.4, a share of the image's shorter side, as in the repository
+HIDDEN = 32  # width between the layers that attenuate
+TOLERATED = 1.5  # times that a patch's error may exceed what it is without the texture before its features are weakened
+LAYERS_RATE = 2e-2  # of Adam for these layers; it falls along half a cosine
 
 
 @dataclass
@@ -74,6 +77,9 @@ class Draem:
     pool: Annotated[float, Ge(0), Le(1)] = 11 / 224
     """Side of the mean filter whose largest value is the score (equation 5), as a share of the image's shorter side;
     larger is steadier and passes over small defects. The paper's is 21 / 256."""
+    attenuating: Annotated[int, Ge(0)] = 0
+    """Optimiser steps of FADeR's two layers (https://arxiv.org/abs/2407.04597), learnt afterwards behind the repairing
+    network, so that less of an anomaly slips through it; 0 is without."""
     gamma: Annotated[float, Ge(0)] = 2.0
     """Exponent of the focal loss; larger looks more at hard pixels."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -97,9 +103,12 @@ class Draem:
         optimiser = torch.optim.Adam(net.parameters(), lr=self.rate)
         cuts = [round(0.8 * self.steps), round(0.9 * self.steps)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, cuts, gamma=0.2)
-        drawn = self._drawn(held, where)
+        rng = np.random.default_rng(self.seed)
+        drawn = self._drawn(held, where, self.steps, rng)
         self.history_ = nets.train(optimiser, drawn, self.steps, lambda one: self._losses(net, *one), schedule)
         self.net_, self.size_ = nets.frozen(net), held.size
+        if self.attenuating:
+            self._attenuate(net, self._drawn(held, where, self.attenuating, rng))
         return self
 
     def score(self, batch: Batch) -> Scores:
@@ -126,14 +135,30 @@ class Draem:
         return self
 
     def _net(self) -> "Networks":
-        return Networks(self.width, self.compare, self.depth)
+        return Networks(self.width, self.compare, self.depth, attenuated=self.attenuating > 0)
 
-    def _drawn(self, held: Images, where: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _attenuate(self, net: "Networks", drawn: Iterator["Drawn"]) -> None:
+        """Train the layers of `net` alone: the repair of a corrupted normal should be as good as that of its twin."""
+        layers = net.layers.train().requires_grad_(True)
+
+        def losses(one: "Drawn") -> dict[str, Tensor]:
+            clean, seen = one[0], one[1][: len(one[0])]
+            with torch.no_grad():
+                due = error(net.repair(clean), clean)
+            asked, left = layers.learned(net.repair, seen, clean, due, TOLERATED)
+            return {"signal": asked, "left": left.mean()}
+
+        optimiser = torch.optim.Adam(layers.parameters(), lr=LAYERS_RATE)
+        schedule = nets.warm_cosine(optimiser, self.attenuating)
+        more = nets.train(optimiser, drawn, self.attenuating, losses, schedule)
+        self.history_ += [{**row, "step": row["step"] + self.steps} for row in more]
+        nets.frozen(layers)
+
+    def _drawn(self, held: Images, where: torch.device, steps: int, rng: np.random.Generator) -> Iterator["Drawn"]:
         """Per step: clean normals `(n, 3, h, w)`, what the network sees `(n + m, 3, h, w)`, the masks
         `(n + m, h, w)`; the last m are labelled anomalies."""
-        rng = np.random.default_rng(self.seed)
         good, bad = held.normals, held.marked
-        order = good[shuffled(len(good), self.steps * self.batch, rng)].reshape(self.steps, -1)
+        order = good[shuffled(len(good), steps * self.batch, rng)].reshape(steps, -1)
         for at in order:
             windows = [self._window(held, i, rng) for i in at]
             clean, inside = (np.stack([part[window] for window in windows]) for part in (held.x, held.inside))
@@ -168,16 +193,21 @@ class Draem:
         }
 
 
-class Networks(nn.Module):
-    """The repairing network (no skip connections) and the comparing U-Net, sections 3.1 and 3.2."""
+Drawn = tuple[Tensor, Tensor, Tensor]
 
-    def __init__(self, width: int, compare: int, depth: int) -> None:
+
+class Networks(nn.Module):
+    """The repairing network (no skip connections) and the comparing U-Net, sections 3.1 and 3.2; between them, if
+    `attenuated`, FADeR's layers, at first as good as open."""
+
+    def __init__(self, width: int, compare: int, depth: int, attenuated: bool = False) -> None:
         super().__init__()
         self.repair = Hourglass(3, 3, width, depth, skips=False)
         self.compare = Hourglass(6, 1, compare, depth, skips=True)
+        self.layers = Attenuation(self.repair, HIDDEN) if attenuated else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(n, 3, h, w)` in [0, 1] to the repair `(n, 3, h, w)` and the logits of an anomaly `(n, h, w)`; the paper's
         softmax over two channels is the sigmoid of their difference."""
-        repaired = self.repair(x)
+        repaired = self.repair(x, self.layers.weaken if self.layers is not None and not self.training else None)
         return repaired, self.compare(torch.cat([repaired, x], dim=1))[:, 0]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import DataError
 from pipeline.parts import features, nets
+from pipeline.parts.attenuation import LEAST, Attenuation, error
 from pipeline.parts.device import seeded
 from pipeline.parts.draws import shuffled
 from pipeline.parts.features import Backbone, BackboneField
@@ -34,8 +35,6 @@ from pipeline.samples import normals
 
 LEVELS = (2, 3)  # of a timm CNN whose maps are repaired
 HOSTS = {"unet": True, "autoencoder": False}  # whether the host hands over maps of every resolution, or the code alone
-LEAST = 1e-3  # error of a patch below which there is nothing to tell
-OPEN = 3.0  # logit at which the layers start: nearly all is let through
 SHARED = 0.1  # of the spread of all errors, added to that at each position: few images tell little of one
 BATCH = 32  # images looked at together
 ARRAYS = ("mean", "spread", "place", "due", "varied")  # of the state, beside the weights
@@ -111,16 +110,9 @@ class Fader:
 
         def attenuating(one: Known) -> dict[str, Tensor]:
             with torch.no_grad():
-                maps = host.encode(self._hidden(one.twin, one.other))
-                wrong = error(host.decode(maps), one.clean)
                 due = error(host(self._hidden(one.clean, one.mask)), one.clean)
-            signals = []
-            for level in host.handed:
-                patches = (F.adaptive_avg_pool2d(x[:, None], maps[level].shape[2:])[:, 0] for x in (wrong, due))
-                logit, share = layers(level, maps[level]).float(), signal(*patches, self.tolerated)
-                signals.append(F.binary_cross_entropy_with_logits(logit, share))
-            left = error(host.decode(maps, layers.weaken), one.clean)
-            return {"signal": torch.stack(signals).mean(), "left": pooled(left[:, None], one.inside).mean()}
+            asked, left = layers.learned(host, self._hidden(one.twin, one.other), one.clean, due, self.tolerated)
+            return {"signal": asked, "left": pooled(left[:, None], one.inside).mean()}
 
         self.history_ = self._trained(host.train(), known, self.steps, self.rate, rng, repairing)
         nets.frozen(host)
@@ -169,13 +161,13 @@ class Fader:
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         return self
 
-    def _nets(self, shape: torch.Size) -> tuple[Hourglass, "Layers"]:
+    def _nets(self, shape: torch.Size) -> tuple[Hourglass, Attenuation]:
         """Host and layers for maps of `shape` `(n, c, h', w')`. Raises DataError for maps too small."""
         if min(shape[2:]) < 2 ** (self.depth + 1):
             least = f"at least {2 ** (self.depth + 1)} positions down and across for depth = {self.depth}"
             raise DataError(f"the backbone must give {least}, got {shape[2]} x {shape[3]} of an image")
         host = Hourglass(shape[1], shape[1], self.width, self.depth, HOSTS[self.host])
-        return host, Layers([host.widths[level] for level in host.handed], host.handed, self.hidden)
+        return host, Attenuation(host, self.hidden)
 
     def _twins(self, maps: list[Tensor], batch: Batch, rng: np.random.Generator) -> list[Tensor]:
         """Maps of the images of `batch`, `maps` where all of them counts, and of the same with textures blended in."""
@@ -257,44 +249,9 @@ class Known(NamedTuple):
 Losses = Callable[[Known], dict[str, Tensor]]
 
 
-class Layers(nn.Module):
-    """The two layers of each level that is handed over: how much of a position's features goes on, from 0 to 1."""
-
-    def __init__(self, widths: list[int], levels: list[int], hidden: int) -> None:
-        super().__init__()
-        self.levels = nn.ModuleDict(
-            {
-                str(level): nn.Sequential(nn.Conv2d(width, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, 1, 1))
-                for width, level in zip(widths, levels, strict=True)
-            }
-        )
-        for each in self.levels.values():
-            nn.init.constant_(each[2].bias, OPEN)
-
-    def forward(self, level: int, maps: Tensor) -> Tensor:
-        """Logits `(n, h, w)` of the shares of `maps` `(n, c, h, w)` that go on."""
-        return self.levels[str(level)](maps)[:, 0]
-
-    def weaken(self, level: int, maps: Tensor) -> Tensor:
-        """`maps`, each position times its share: the soft mask of the paper."""
-        return maps * self(level, maps).sigmoid()[:, None]
-
-
 def furthest(odd: Tensor, inside: Tensor, share: float) -> Tensor:
     """Where the largest `share` of the values of `odd` `(n, h, w)` that count are, bool; the first of equal ones."""
     n, h, w = odd.shape
     rank = odd.masked_fill(~inside, -math.inf).flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     wanted = (inside.flatten(1).sum(dim=1, keepdim=True) * share).round()
     return (rank < wanted).view(n, h, w)
-
-
-def error(made: Tensor, maps: Tensor) -> Tensor:
-    """Mean squared difference of maps `(n, c, h, w)` over their channels, `(n, h, w)`."""
-    return ((made.float() - maps) ** 2).mean(dim=1)
-
-
-def signal(wrong: Tensor, due: Tensor, tolerated: float) -> Tensor:
-    """The share of a patch's features that should go on: all where its error is at most `tolerated` times what is due,
-    inversely less where it is larger."""
-    most = tolerated * due.clamp(min=LEAST)
-    return most / torch.maximum(wrong, most)

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from pipeline.detectors.image.draem import Draem, Networks
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts.device import seeded
 from pipeline.parts.held_images import hold_images
+from pipeline.parts.nets import frozen
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 2, "labelled": 1, "width": 2, "compare": 2, "depth": 2, "shrink": 2}
@@ -77,6 +79,48 @@ def test_labelled_anomalies_teach_and_those_without_a_mask_do_not() -> None:
     with_mask, without = weights(masks), weights(np.zeros_like(masks))
     assert not np.array_equal(with_mask, without)
     assert np.isfinite(without).all()
+
+
+def test_attenuation_leaves_both_networks_as_they_were() -> None:
+    train, test = view(stripes(6, 0)), whole(view(planted(3, 1)[0]))
+    alone, helped = Draem(**TINY).fit(train), Draem(**TINY, attenuating=3).fit(train)
+    arrays = helped.state().arrays
+    for name, array in alone.state().arrays.items():
+        np.testing.assert_array_equal(arrays[name], array)
+    assert [row["step"] for row in helped.history_] == list(range(1, 7))
+    again = Draem(**TINY, attenuating=3).from_state(helped.state())
+    np.testing.assert_array_equal(again.score(test).local, helped.score(test).local)
+    with pytest.raises(ModelError, match="do not fit"):
+        Draem(**TINY).from_state(helped.state())
+
+
+def test_attenuation_weakens_what_a_network_that_copies_would_hand_on() -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        for _ in range(steps):
+            clean = torch.from_numpy(stripes(8, int(rng.integers(1000)))).float() / 255
+            odd = torch.zeros(8, SIDE, SIDE, dtype=torch.bool)
+            for one in odd:
+                row, column = rng.integers(0, SIDE - 12, 2)
+                one[row : row + 12, column : column + 12] = True
+            yield clean, torch.where(odd[:, None], torch.tensor([0.9, 0.1, 0.5]).view(1, 3, 1, 1), clean), odd
+
+    with seeded(0):
+        net = Networks(8, 2, 0, attenuated=True)
+    optimiser = torch.optim.Adam(net.repair.parameters(), lr=2e-2)
+    for _, seen, _ in drawn(60):
+        loss = torch.nn.functional.mse_loss(net.repair(seen), seen)  # copies all it sees
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    Draem(attenuating=60)._attenuate(frozen(net), drawn(60))
+    ((_, seen, odd),) = drawn(1)
+    with torch.inference_mode():
+        share = net.layers(0, net.repair.encode(seen)[0]).sigmoid()
+        far = [((made - seen) ** 2).mean(dim=1)[odd].mean() for made in (net.repair(seen), net(seen)[0])]
+    assert share[odd].mean() < 0.3 < 0.9 < share[~odd].mean()
+    assert far[1] > 5 * far[0]  # the comparing network has something to see
 
 
 @pytest.mark.parametrize("shrink", [1, 3])
