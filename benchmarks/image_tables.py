@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ COST = ("fit_s", "images_per_s", "bare_per_s", "bound_per_s", "before_mb", "peak
 GPU = ("epoch_s", "memory_per_s")  # shown where lines have them
 OURS, PEER = "assay", "anomalib"
 NONE = "(not measured yet)"
+FITTED = ("patchcore", "padim", "gaussian", "musc")  # learn without gradients
 Line = dict[str, Any]
 Lines = Sequence[Line]
 
@@ -219,7 +220,8 @@ def few(lines: Lines, kind: str) -> str:
 
 
 def ablations(lines: Lines) -> str:
-    """What each idea is worth: the whole method, and how much lower or higher it gets with a part switched off."""
+    """What each idea is worth: the whole method, and how much lower or higher it gets with a part changed. Takes all
+    lines, since both are to be of as many threads."""
     some = [line for line in lines if "ablation" in line and "failed" not in line]
     sets, rows = list(dict.fromkeys(line["set"] for line in some)), []
 
@@ -233,12 +235,13 @@ def ablations(lines: Lines) -> str:
         for words in dict.fromkeys(line["ablation"] for line, _ in pairs):
             own = {line["set"]: difference(line, full) for line, full in pairs if full and line["ablation"] == words}
             rows.append(["", words, "", *(own.get(name, "") for name in sets)])
-    return markdown(["detector", "switched off", "regime", *sets], rows)
+    return markdown(["detector", "changed", "regime", *sets], rows)
 
 
 def whole_of(off: Line, lines: Lines) -> Line | None:
-    """The line of the whole method that `off` switches a part off: the last one with all else alike."""
+    """The line of the whole method of which `off` changes a part: the last one with all else alike."""
     keys = ("detector", "by", "set", "on", "dataset", "labels", "regime", "shots", "whole", "learned_on", "machine")
+    keys = (*keys, "threads")
 
     def rest(line: Line) -> Line:
         return {key: value for key, value in line["params"].items() if key not in off["off"]}
@@ -249,6 +252,27 @@ def whole_of(off: Line, lines: Lines) -> Line | None:
         if _whole(line) and all(line.get(key) == off.get(key) for key in keys) and rest(line) == rest(off)
     ]
     return alike[-1] if alike else None
+
+
+def unrest(lines: Lines) -> str:
+    """How far two runs of the same thing lie apart that differ in the number of threads alone, as a sentence."""
+    runs: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        if usual(line) and line["by"] == OURS and line["detector"] not in FITTED and "failed" not in line:
+            runs.setdefault(f"{line['detector']} on {line['set']}, {settings(line)}", {})[line["threads"]] = line
+    apart = {
+        name: max(line["image_auroc"] for line in own.values()) - min(line["image_auroc"] for line in own.values())
+        for name, own in runs.items()
+        if len(own) > 1
+    }
+    if not apart:
+        return ""
+    most = max(apart, key=apart.__getitem__)
+    return (
+        f"The same seed with one thread and with two, which add up in another order, gave image AUROC {apart[most]:.3f} "
+        f"apart at most ({most.rstrip(', ')}) and {median(apart.values()):.3f} in the median of {len(apart)} detectors "
+        "that learn by gradients; differences of that size say nothing."
+    )
 
 
 def beside(lines: Lines) -> str:
