@@ -94,11 +94,11 @@ is given, or half of them where it learns from the other half.
 
 Ours minus anomalib's, by raw scores; milliseconds of training by image of the training part and of scoring an image,
 ours / anomalib's; `memory` is our share of its peak, and of what it took beyond `before_mb`. Networks that learn get as
-many steps of as many images as ours, with anomalib's own losses, optimisers and widths. Few steps flatter ours, whose rates
-are chosen for them: anomalib's are for many. Its Dinomaly and INP-Former,
-made for vision transformers, get the levels of the backbone as tokens, as ours do: on the grid of the finest, in
-standard deviations; its CFLOW as many images as have the vectors that ours sees; its DRAEM noise, for want of textures, and the
-widths of ours.
+many steps of as many images as ours, with anomalib's own losses, optimisers and widths; so few steps flatter ours,
+whose rates are chosen for them, where anomalib's are for many. Its Dinomaly and INP-Former, made for vision
+transformers, get the levels of the backbone as tokens, as ours do: on the grid of the finest, in standard deviations;
+its CFLOW as many images as have the vectors that ours sees; its DRAEM noise, for want of textures, and the widths of
+ours. It has no AnomalyNCD, DeSTSeg, FADeR, MuSc, OneNIP, ResAD, UniCon-HA or classifier of the kind here (2.7.0).
 
 {beside}
 {failures}
