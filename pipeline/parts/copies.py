@@ -11,29 +11,29 @@ MOVED = 1 / 8  # share of the shorter side that a copy is moved by at most
 
 
 def filled(some: Samples, least: int, seed: int) -> Samples:
-    """`some` images as they are where there are `least`; else these and, behind them, copies one round after the other
-    until there are: mirrored, turned by quarters where they are square, and moved, what lay beyond the edge reflected.
-    What counts moves along; the labels stay. Raises DataError for what is no batch of images."""
-    if len(some) >= least:
+    """`some` images, and behind them copies of those of each category with fewer than `least`, one round after the
+    other until there are: mirrored, turned by quarters where they are square, and moved, what lay beyond the edge
+    reflected. What counts moves along; the labels stay. Raises DataError for what is no batch of images."""
+    category = some.rows["category"].fillna("").to_numpy() if "category" in some.rows else np.full(len(some), "")
+    parts = [np.flatnonzero(category == name) for name in sorted(set(category))]
+    places = [own[np.arange(len(own), least) % len(own)] for own in parts if len(own) < least]  # of the copies
+    if not places:
         return some
-    (batch,) = some.batches(len(some))
+    place, few = np.concatenate(places), np.concatenate([own for own in parts if len(own) < least])
+    (batch,) = some[few].batches(len(few))
     images, rng = checked(batch), np.random.default_rng(seed)
     region = np.ones((len(batch), *images.shape[2:]), bool) if batch.region is None else batch.region
-    layers = np.concatenate([images, region[:, None]], axis=1).astype(np.uint8)  # (n, 4, h, w)
-    at = np.arange(least) % len(batch)
-    moved = np.stack([layers[i] if n < len(batch) else copied(layers[i], rng) for n, i in enumerate(at)])
-    rows = some.rows.iloc[at].assign(copy=np.arange(least))
-    category = None if batch.category is None else [batch.category[i] for i in at]
+    layers = dict(zip(few, np.concatenate([images, region[:, None]], axis=1).astype(np.uint8), strict=True))
+    moved = np.stack([copied(layers[i], rng) for i in place])  # (n, 4, h, w)
+    rows = pd.concat([some.rows.assign(copy=-1), some.rows.iloc[place].assign(copy=np.arange(len(place)))])
+    rows["place"] = np.r_[np.arange(len(some)), place]
 
     def read(wanted: pd.DataFrame) -> Batch:
         which = wanted["copy"].to_numpy()
-        return Batch(
-            wanted["id"].tolist(),
-            moved[which, :3],
-            batch.label[at[which]],
-            region=None if batch.region is None else moved[which, 3].astype(bool),
-            category=None if category is None else [category[i] for i in which],
-        )
+        (plain,) = some[wanted["place"].to_numpy()].batches(len(wanted))
+        x = np.where(which[:, None, None, None] < 0, plain.x, moved[which, :3])
+        inside = None if plain.region is None else np.where(which[:, None, None] < 0, plain.region, moved[which, 3] > 0)
+        return Batch(wanted["id"].tolist(), x, plain.label, region=inside, category=plain.category)
 
     return View(rows, read)
 

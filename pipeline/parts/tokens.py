@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import DataError
+from pipeline.parts.regions import pooled
 
+FAINT = 0.2  # of the usual length of a token: what is much shorter points nowhere
 LEAST = 2  # positions down and across below which there is nothing to attend to
 
 
@@ -47,6 +49,17 @@ def laid_out(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def cosine_distance(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     """1 minus the cosine of the angle between `a` and `b` along `dim`: 0 for the same direction, at most 2."""
     return 1 - F.cosine_similarity(a, b, dim=dim)
+
+
+def apart(a: Tensor, b: Tensor, inside: Tensor, faint: float = FAINT) -> Tensor:
+    """Cosine distance of the tokens of `a` and `b` `(n, c, h, w)`, `(n, h, w)`, each with one more value alike in both:
+    `faint` times the root mean square length of its image's tokens `inside`, bool `(n, h, w)`.
+
+    So two tokens of which next to nothing is seen, black ones, are alike, where their angle alone would be noise."""
+    first, second = (faint**2 * pooled((x**2).sum(dim=1, keepdim=True), inside)[:, :, None] for x in (a, b))
+    product = (a * b).sum(dim=1) + (first * second).sqrt()
+    lengths = ((a**2).sum(dim=1) + first) * ((b**2).sum(dim=1) + second)
+    return 1 - product / lengths.clamp(min=1e-12).sqrt()
 
 
 def runs(length: int, count: int) -> list[range]:
@@ -93,4 +106,4 @@ def flat_cosine(a: Tensor, b: Tensor, inside: Tensor) -> Tensor:
 
 def with_gradient(x: Tensor, factor: Tensor) -> Tensor:
     """`x` itself, its gradient multiplied by `factor`, which is broadcast to its shape."""
-    return x * factor + x.detach() * (1 - factor)
+    return x.detach() + (x - x.detach()) * factor

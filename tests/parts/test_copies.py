@@ -16,10 +16,9 @@ def test_few_images_are_filled_up_with_copies_of_themselves() -> None:
     x[0, :, 24, 20], x[1, :, 24, 20] = 100, 200  # a point each, far enough from every edge to stay
     region = np.zeros((2, SIDE, SIDE), bool)
     region[:, 24, 20] = True
-    some = filled(view(x, region=region, category=["a", "b"]), 9, 0)
+    some = filled(view(x, region=region), 9, 0)
     assert len(some) == 9
     batch = whole(some)
-    assert batch.category == list("ababababa")
     assert batch.ids == ["s-000", "s-001"] * 4 + ["s-000"]
     np.testing.assert_array_equal(batch.x[:2], x)
     np.testing.assert_array_equal(batch.x.max(axis=(1, 2, 3)), [100, 200] * 4 + [100])
@@ -31,6 +30,17 @@ def test_few_images_are_filled_up_with_copies_of_themselves() -> None:
     np.testing.assert_array_equal(parts, batch.x)
     np.testing.assert_array_equal(whole(filled(view(x), 9, 0)).x, batch.x)
     assert not np.array_equal(whole(filled(view(x), 9, 1)).x, batch.x)
+
+
+def test_each_category_is_filled_up() -> None:
+    x = np.concatenate([np.full((n, 3, 8, 8), 10 * (i + 1), np.uint8) for i, n in enumerate((5, 1, 2))])
+    some = filled(view(x, category=list("mmmmmzaa")), 4, 0)
+    batch = whole(some)
+    assert batch.category == list("mmmmmzaaaazzz")
+    np.testing.assert_array_equal(batch.x[:, 0, 0, 0], [10] * 5 + [20, 30, 30] + [30] * 2 + [20] * 3)
+    (one,) = some[np.array([12, 0, 8])].batches(3)
+    assert one.category == ["z", "m", "a"]
+    np.testing.assert_array_equal(one.x[:, 0, 0, 0], [20, 10, 30])
 
 
 def test_images_that_are_not_square_are_not_turned() -> None:

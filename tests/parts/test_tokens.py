@@ -44,6 +44,20 @@ def test_cosine_distance_of_angles() -> None:
     np.testing.assert_allclose(tokens.cosine_distance(a, b), [0, 1, 2, 0.4], atol=1e-6)
 
 
+def test_tokens_of_which_nothing_is_seen_are_alike() -> None:
+    a, b, inside = drawn(1, 8, 2, 2), drawn(1, 8, 2, 2, seed=1), torch.tensor([[[1, 1], [1, 0]]]).bool()
+    a[..., 0, 1], b[..., 0, 1] = 1e-4 * a[..., 0, 1], 1e-4 * b[..., 0, 1]
+    u, v = (x[0].flatten(1).numpy() for x in (a, b))
+    more = [0.2 * np.sqrt((x[:, :3] ** 2).sum(axis=0).mean()) for x in (u, v)]  # of the tokens that count
+    u, v = (np.r_[x, np.full((1, 4), one)] for x, one in zip((u, v), more, strict=True))
+    expected = 1 - (u * v).sum(axis=0) / np.linalg.norm(u, axis=0) / np.linalg.norm(v, axis=0)
+    found = tokens.apart(a, b, inside)
+    np.testing.assert_allclose(found[0].flatten(), expected, rtol=1e-4, atol=1e-6)
+    assert found[0, 0, 1] < 1e-5 < 0.1 < found[0, 0, 0]
+    torch.testing.assert_close(tokens.apart(3 * a, 0.1 * b, inside), found)  # how long all are says nothing
+    assert tokens.apart(0 * a, 0 * b, inside).isfinite().all()
+
+
 def test_runs_are_even_and_never_empty() -> None:
     assert [list(run) for run in tokens.runs(8, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert [list(run) for run in tokens.runs(5, 2)] == [[0, 1], [2, 3, 4]]
@@ -77,3 +91,4 @@ def test_a_gradient_is_multiplied_and_the_value_is_not() -> None:
     torch.testing.assert_close(found, x)
     (found**2).sum().backward()
     torch.testing.assert_close(x.grad, 2 * x.detach() * factor)
+    assert torch.equal(tokens.with_gradient(x, torch.tensor(1e8)), x)  # however large the factor

@@ -41,8 +41,8 @@ class Dinomaly:
     compared with the backbone's own in groups of levels. One model serves all categories.
 
     A ViT's middle blocks make the groups; of a CNN each level is one, brought to one grid. Channels are divided by
-    their root mean square (the paper's as they come). In place of the paper's StableAdamW: AdamW with AMSGrad,
-    gradients clipped."""
+    their root mean square (the paper's as they come); tokens of which next to nothing is seen, as of black, count as
+    alike. In place of the paper's StableAdamW: AdamW with AMSGrad, gradients clipped."""
 
     learns_from: ClassVar[Literal["normals", "labels"]] = "normals"
     paper: ClassVar[str] = "https://arxiv.org/abs/2405.14325"
@@ -132,7 +132,7 @@ class Dinomaly:
             maps = tokens.scaled(maps, self.scale_)
             inside = counted(batch, maps[0].shape[2:], maps[0].device)
             pairs = zip(maps, self.net_(maps, inside), strict=True)
-            odd = torch.stack([tokens.cosine_distance(wanted, made) for wanted, made in pairs]).mean(dim=0)
+            odd = torch.stack([tokens.apart(wanted, made, inside) for wanted, made in pairs]).mean(dim=0)
             local = enlarged(odd, self.size_, self.smooth, inside)
             sample = top_mean(local, counted(batch, self.size_, local.device), TOP)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
@@ -173,7 +173,7 @@ class Rebuilder(nn.Module):
         self.alike = len(set(channels)) == 1
         entering = channels[0] if self.alike else sum(channels)
         self.enter = nn.Identity() if entering == width else nn.Linear(entering, width)
-        self.bottleneck = MLP(width, 4 * width, drop)  # Noisy Bottleneck
+        self.bottleneck = nn.Sequential(nn.Dropout(drop), MLP(width, 4 * width, drop))  # Noisy Bottleneck
         self.blocks = nn.ModuleList([Block(width, heads, kind) for _ in range(depth)])  # Unfocused Linear Attention
         self.leave = nn.ModuleList([nn.Identity() if c == width else nn.Linear(width, c) for c in channels])
 
@@ -193,7 +193,7 @@ def loose(wanted: Tensor, made: Tensor, inside: Tensor, discard: float, shrink: 
     """The loose loss of one group: cosine distance of the whole maps `(n, c, h, w)`, the gradient of the share
     `discard` of the points that count, those nearest to the wanted over the batch, multiplied by `shrink`."""
     with torch.no_grad():
-        distance = tokens.cosine_distance(wanted, made)
+        distance = tokens.apart(wanted, made, inside)
         easy = distance < torch.quantile(distance[inside], discard)
     factor = torch.where(easy, shrink, 1.0)[:, None]
     return tokens.flat_cosine(wanted, tokens.with_gradient(made, factor), inside)

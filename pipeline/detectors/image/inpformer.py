@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ParamsError
-from pipeline.parts import features, nets, tokens
+from pipeline.parts import features, nets, regions, tokens
 from pipeline.parts.attention import MLP, Attention
 from pipeline.parts.backbones import at_depths
 from pipeline.parts.copies import filled
@@ -43,8 +43,9 @@ class InpFormer:
     The paper's prototypes pass a value projection, and its queries and an MLP are added to them; here they stay within
     the tokens, so that distances to them mean the same for images of any kind, and learned vectors and an MLP are added
     on their way to the decoder. A ViT's middle blocks make the groups that are rebuilt; of a
-    CNN each level is one. Channels are divided by their root mean square (the paper's as they come). In place of the
-    paper's StableAdamW: AdamW with AMSGrad, gradients clipped."""
+    CNN each level is one. Channels are divided by their root mean square (the paper's as they come); tokens of which
+    next to nothing is seen, as of black, count as alike. In place of the paper's StableAdamW: AdamW with AMSGrad,
+    gradients clipped."""
 
     learns_from: ClassVar[Literal["normals", "labels"]] = "normals"
     paper: ClassVar[str] = "https://arxiv.org/abs/2503.02424"
@@ -82,8 +83,8 @@ class InpFormer:
     rate: Annotated[float, Gt(0), Le(1)] = 2e-3
     """Learning rate at its highest (the paper's 1e-3), falling along a cosine to a tenth."""
     least: Annotated[int, Ge(1)] = 32
-    """Images that training has at least: fewer are filled up with mirrored, turned and moved copies, as the paper does
-    with few; 1 takes them as they come."""
+    """Images that training has at least of each category: fewer are filled up with mirrored, turned and moved copies,
+    as the paper does with few; 1 takes them as they come."""
     cache: Annotated[int, Ge(1)] = 1000
     """Most MB (10^6 bytes) of features held in half precision during fit; of more images than it holds, as many as it
     does are drawn."""
@@ -143,7 +144,7 @@ class InpFormer:
             made, odd = self.net_(maps, inside)
             if not self.zero_shot:
                 pairs = zip(maps, made, strict=True)
-                odd = torch.stack([tokens.cosine_distance(wanted, each) for wanted, each in pairs]).mean(dim=0)
+                odd = torch.stack([tokens.apart(wanted, each, inside) for wanted, each in pairs]).mean(dim=0)
             local = enlarged(odd, self.size_, self.smooth, inside)
             sample = top_mean(local, counted(batch, self.size_, local.device), TOP)
         return Scores(sample.cpu().numpy(), local.cpu().numpy())
@@ -185,7 +186,9 @@ class Extractor(nn.Module):
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
         """Prototypes `(n, m, c)` of tokens `(n, t, c)`: convex combinations of those that `inside`, bool `(n, t)`."""
         odds = self.query(self.wanted) @ self.key(self.norm(x)).mT / x.shape[-1] ** 0.5  # (n, m, t)
-        return odds.masked_fill(~inside[:, None], -torch.inf).softmax(dim=-1).to(x.dtype) @ x
+        shares = odds.float().masked_fill(~inside[:, None], -torch.inf).softmax(dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            return shares @ x.float()
 
 
 class Guided(nn.Module):
@@ -228,7 +231,7 @@ class Net(nn.Module):
         prototype; the prototypes are of the tokens `inside`, bool `(n, h, w)`."""
         seen = tokens.tokens(torch.stack(groups).mean(dim=0) if self.alike else torch.cat(groups, dim=1))
         prototypes = self.extract(seen, inside.flatten(1))
-        near = nearest(seen, prototypes).view_as(inside)
+        near = nearest(seen, prototypes, inside.flatten(1)).view_as(inside)
         prototypes = self.enter(prototypes) + self.own
         prototypes = prototypes + self.mlp(self.norm(prototypes))
         x, found = self.bottleneck(self.enter(seen)), []
@@ -240,16 +243,22 @@ class Net(nn.Module):
         return [tokens.laid_out(each, tuple(inside.shape[1:])) for each in made], near
 
 
-def nearest(x: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine distance `(n, t)` of each token `(n, t, c)` to the nearest of its image's prototypes `(n, m, c)`; its mean
-    is the coherence loss."""
-    return 1 - (F.normalize(x, dim=2) @ F.normalize(prototypes, dim=2).mT).amax(dim=2)
+def nearest(x: Tensor, prototypes: Tensor, inside: Tensor) -> Tensor:
+    """Cosine distance `(n, t)` of each token `(n, t, c)` to the nearest of its image's prototypes `(n, m, c)`; those of
+    which next to nothing is seen are made alike, as by `tokens.apart`. Its mean is the coherence loss.
+
+    In float32: bfloat16 has so few values below 1 that most tokens would have several nearest prototypes."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, prototypes = x.float(), prototypes.float()
+        faint = tokens.FAINT * regions.pooled((x**2).sum(dim=2)[:, None, None], inside[:, None]).sqrt()[:, None]
+        x, prototypes = (torch.cat([y, faint.expand(-1, y.shape[1], -1)], dim=2) for y in (x, prototypes))
+        return 1 - (F.normalize(x, dim=2) @ F.normalize(prototypes, dim=2).mT).amax(dim=2)
 
 
 def soft_mined(wanted: Tensor, made: Tensor, inside: Tensor, gamma: float) -> Tensor:
     """The Soft Mining Loss of one group: cosine distance of the whole maps `(n, c, h, w)`, the gradient
     of each point multiplied by its distance over the mean distance of what counts, to the power `gamma`."""
     with torch.no_grad():
-        distance = tokens.cosine_distance(wanted, made)
+        distance = tokens.apart(wanted, made, inside)
         factor = (distance / distance[inside].mean().clamp(min=1e-6)) ** gamma
     return tokens.flat_cosine(wanted, tokens.with_gradient(made, factor[:, None]), inside)

@@ -33,7 +33,7 @@ def test_the_loose_loss_shrinks_the_gradient_of_what_is_rebuilt_well() -> None:
     value, found = gradient(0.9, 0.1)
     assert value == pytest.approx(strict, rel=1e-6)  # the value is that of all points
     a, b = wanted.numpy(), drawn(2, 3, 4, 5, seed=1).numpy()
-    distance = 1 - (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    distance = tokens.apart(wanted, torch.from_numpy(b), inside).numpy()
     hard = (distance >= np.quantile(distance[inside.numpy()], 0.9)) & inside.numpy()
     assert hard.sum() == 4  # a tenth of 35 points
     factor = torch.from_numpy(np.where(hard, 1.0, 0.1).astype(np.float32))[:, None]
@@ -67,6 +67,8 @@ def test_the_last_blocks_rebuild_the_first_group() -> None:
     with seeded(0):
         noisy = net.train().bottleneck(torch.ones(500, 8))
     assert (noisy == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # the noise
+    entering = net.bottleneck[0](torch.ones(500, 8))
+    assert (entering == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # also on what enters
 
 
 def test_dropout_is_in_training_alone_and_scores_are_those_of_the_network_in_its_parts() -> None:
@@ -82,12 +84,25 @@ def test_dropout_is_in_training_alone_and_scores_are_those_of_the_network_in_its
         scale = (mean**2 + spread.clamp(min=1e-3 * spread.max()) ** 2).sqrt()  # not 0 for filters that see no colour
         wanted.append(query / scale[:, None, None])
     made = detector.net_(wanted, torch.ones(3, 12, 12).bool())
-    odd = sum(1 - torch.cosine_similarity(*pair, dim=1) for pair in zip(wanted, made, strict=True)) / 2
+    odd = sum(tokens.apart(*pair, torch.ones(3, 12, 12).bool()) for pair in zip(wanted, made, strict=True)) / 2
     local = small(odd[:, None], (SIDE, SIDE), mode="bilinear")[:, 0].numpy()
     scores = detector.score(test)
     np.testing.assert_allclose(scores.local, local, rtol=1e-3, atol=1e-4)
     top = np.sort(scores.local.reshape(3, -1), axis=1)[:, -24:]  # 1 % of 48 x 48, rounded up
     np.testing.assert_allclose(scores.sample, top.mean(axis=1), rtol=1e-5)
+
+
+def test_a_defect_stands_out_where_all_around_is_black() -> None:
+    def pictures(x: np.ndarray) -> np.ndarray:
+        around = np.ones((SIDE, SIDE), bool)
+        around[10:38, 10:38] = False
+        return np.where(around, 0, x).astype(np.uint8)
+
+    x, _ = planted(8, 1)
+    detector = Dinomaly(FINE, steps=60, width=16, depth=2, batch=4).fit(view(pictures(stripes(16, 0))))
+    scores = detector.score(whole(view(pictures(x))))
+    assert scores.sample.argmax() == 7
+    assert scores.local[:, :6, :6].mean() < 0.5 * scores.local[7, 16:28, 20:32].mean()
 
 
 def test_the_loss_falls_and_a_planted_defect_is_found() -> None:

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from pipeline.detectors.image.inpformer import Extractor, Guided, InpFormer, Net, nearest, soft_mined
 from pipeline.errors import DataError, NotFittedError, ParamsError
 from pipeline.parts import tokens
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
+from pipeline.parts.tokens import apart
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 FINE = Backbone(levels=[0])
@@ -36,12 +36,16 @@ def test_prototypes_are_convex_combinations_of_the_images_own_tokens_that_count(
 
 
 def test_the_coherence_loss_is_nothing_where_each_token_is_like_a_prototype() -> None:
-    prototypes = drawn(2, 3, 4)
-    x = prototypes[:, [0, 2, 1, 1, 0]] * torch.tensor([1.0, 3.0, 0.2, 1.0, 7.0])[:, None]
-    torch.testing.assert_close(nearest(x, prototypes), torch.zeros(2, 5))
+    prototypes, every = drawn(2, 3, 4), torch.ones(2, 5).bool()
+    torch.testing.assert_close(nearest(prototypes[:, [0, 2, 1, 1, 0]], prototypes, every), torch.zeros(2, 5))
     a, b = drawn(1, 4, 4, seed=1), drawn(1, 2, 4, seed=2)
-    expected = np.min([[1 - F.cosine_similarity(t, p, dim=0).item() for p in b[0]] for t in a[0]], axis=1)
-    np.testing.assert_allclose(nearest(a, b)[0], expected, rtol=1e-5)
+    more = 0.2 * float((a[0, :3] ** 2).sum(dim=1).mean().sqrt())  # one more value in all, of the tokens that count
+    u, v = (np.c_[y[0].numpy(), np.full(len(y[0]), more)] for y in (a, b))
+    cosine = (u @ v.T) / np.linalg.norm(u, axis=1)[:, None] / np.linalg.norm(v, axis=1)
+    counts = torch.tensor([[True, True, True, False]])
+    np.testing.assert_allclose(nearest(a, b, counts)[0], 1 - cosine.max(axis=1), rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training on a GPU
+        torch.testing.assert_close(nearest(a, b, counts), nearest(a.double(), b.double(), counts).float())
 
 
 def test_the_decoder_makes_everything_of_prototypes() -> None:
@@ -71,7 +75,7 @@ def test_the_soft_mining_loss_teaches_by_the_power_of_the_relative_distance() ->
 
     (plain, alike), (value, found) = gradient(0.0), gradient(3.0)
     assert value == pytest.approx(plain, rel=1e-5)
-    distance = 1 - F.cosine_similarity(wanted, drawn(2, 3, 4, 5, seed=1), dim=1)
+    distance = apart(wanted, drawn(2, 3, 4, 5, seed=1), inside)
     factor = (distance / distance[inside].mean())[:, None] ** 3
     assert factor.max() > 3 > 1 > factor.min()
     torch.testing.assert_close(found, alike * factor, rtol=1e-4, atol=1e-7)
