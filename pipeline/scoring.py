@@ -19,10 +19,15 @@ class Scored:
 
 
 def score(detector: Detector, samples: Samples, batch: int = 32, *, keep_local: bool) -> Scored:
-    """Score every sample of `samples`, `batch` at a time; maps are held only with `keep_local`."""
+    """Score every sample of `samples`, at most `batch` at a time; maps are held only with `keep_local`.
+
+    Batches are of one size, the largest that leaves the last one half full at least: where a batch judges itself, a few
+    samples on their own would be judged by too few."""
     sample, local, truth = [], [], []
-    with Progress(len(samples), "score", "samples") as bar:
-        for some in samples.batches(batch):
+    n = len(samples)
+    size = next(size for size in range(batch, 0, -1) if n <= size or -n % size <= size // 2)
+    with Progress(n, "score", "samples") as bar:
+        for some in samples.batches(size):
             scores = detector.score(some)
             sample.append(scores.sample)
             if keep_local and scores.local is not None:

@@ -5,6 +5,7 @@ unilateral form after Wang et al. (ICCV 2023), https://arxiv.org/abs/2308.10155,
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,13 +18,17 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 def soft_weights(z: Tensor, inlier: Tensor, group: Tensor, temperature: float) -> Tensor:
     """How far each inlier view is to be trusted (equation 7): its similarities exp(z_i . z_j / temperature) to the
-    other inlier views of its group, as a share of all such; without gradient.
+    other inlier views of its group, as a share of all such of that group; without gradient.
 
-    `z` `(m, d)` unit vectors, `inlier` bool `(m,)`, `group` `(m,)`; returns `(m,)`, 0 for what is no inlier."""
+    `z` `(m, d)` unit vectors, `inlier` bool `(m,)`, `group` `(m,)`; returns `(m,)` with the sum 1 for each group that
+    has two inliers or more, 0 for what is no inlier."""
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         near = torch.exp(z.float() @ z.float().T / temperature)
         total = (near * _together(inlier, group)).sum(dim=1)
-        return total / total.sum().clamp(min=1e-12)
+        weight = torch.zeros_like(total)
+        for own in _groups(inlier, group):
+            weight += total * own / (total * own).sum().clamp(min=1e-12)
+        return weight
 
 
 def unilateral(
@@ -36,7 +41,7 @@ def unilateral(
 
     `weight` `(m,)` of `soft_weights` lets an inlier view count as much as it is trusted: as one that attracts (w_x' of
     equation 6, taken before the logarithm, inside of which it would have no gradient) and as one that is attracted
-    (w_x, which the equation's own normaliser would cancel)."""
+    (w_x, which the equation's own normaliser would cancel; as a multiple of the mean of its group)."""
     with torch.autocast(z.device.type, enabled=False):
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
         close = (z.float() @ z.float().T / temperature).masked_fill(itself, -torch.inf)
@@ -46,13 +51,16 @@ def unilateral(
         if weight is not None and inlier.any():
             trusted = torch.where(inlier, weight, 1.0)
             pair = pair * trusted
-            anchor = torch.where(inlier, weight / weight[inlier].mean(), 1.0)
+            for own in _groups(inlier, group):
+                anchor = torch.where(own, weight / weight[own].mean(), anchor)
         return -(anchor * (pair * share).sum(dim=1) / pair.sum(dim=1)).mean()
 
 
 def views(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Each of float `images` `(n, 3, h, w)`, 0 to 255, cropped, mirrored and recoloured by chance; the more the larger
-    `strength` from 0 (not at all) to 1 (as in SimCLR, crops as in CSI)."""
+    `strength` from 0 (not at all) to 1. The changes are SimCLR's in part: at 1 brightness, contrast and saturation
+    change by up to 40 %, of every view and not of most; hue does not change, and nothing is blurred. Crops keep at
+    least 54 % of the area, as in CSI (Tack et al., NeurIPS 2020)."""
     n, where = len(images), images.device
 
     def drawn(low: float = -1.0, high: float = 1.0) -> Tensor:
@@ -73,6 +81,12 @@ def views(images: Tensor, strength: float, generator: torch.Generator) -> Tensor
     grey = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     x = torch.where(colourless, grey.expand_as(x), grey + (x - grey) * gains[2])
     return x.clamp(0, 255)
+
+
+def _groups(inlier: Tensor, group: Tensor) -> Iterator[Tensor]:
+    """The inliers of each group that has any, bool `(m,)`."""
+    for one in group[inlier].unique():
+        yield inlier & (group == one)
 
 
 def _together(inlier: Tensor, group: Tensor) -> Tensor:

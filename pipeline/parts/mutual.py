@@ -38,10 +38,11 @@ def aggregated(maps: Tensor, degree: int) -> Tensor:
 
 
 def room(memory: int, tokens: int, width: int) -> int:
-    """How many images of `tokens` tokens of `width` numbers meet one image within `memory` MB (10^6 bytes).
+    """How many images of `tokens` tokens of `width` numbers meet one image within `memory` MB (10^6 bytes): each holds
+    three copies of its tokens while they are aggregated, later two and all products.
 
     Raises DataError when it is not even one."""
-    each = FLOAT * tokens * (tokens + 2 * width)
+    each = FLOAT * tokens * max(tokens + 2 * width, 3 * width)
     if each > memory * MEGA:
         raise DataError(
             f"memory must hold the distances between two images of {tokens} tokens, {math.ceil(each / MEGA)} MB,"
@@ -59,7 +60,7 @@ def distances(tokens: Tensor, others: Tensor, inside: Tensor) -> Tensor:
         alike.masked_fill_(~inside[:, :, None], -torch.inf)
     best = alike.max(dim=1).indices  # (m, t)
     nearest = others[torch.arange(len(others), device=others.device)[:, None], best]  # (m, t, d)
-    return (nearest - tokens).norm(dim=2).T
+    return nearest.sub_(tokens).norm(dim=2).T
 
 
 def interval_mean(found: Tensor, share: float) -> Tensor:
@@ -82,12 +83,15 @@ def scored(
     nothing counts.
 
     `maps` are levels `(n, c, h, w)`, `others` `(m, c, h, w)`, each with what counts; `left_out`, bool `(n, m)`: these
-    have no say. As many of the others as `memory` MB allow are met at a time; that changes nothing but the time."""
+    have no say. As many of the others as `memory` MB (10^6 bytes) hold are met at a time, by as many images as another
+    `memory` MB hold, at least one; that changes nothing but the time.
+
+    Raises DataError when `memory` does not hold the distances between two images."""
     found = []
     for level, inside, other, counts in zip(maps, insides, others, others_inside, strict=True):
         n, width, h, w = level.shape
         size = room(memory, h * w, width)
-        each = max(1, memory * MEGA // (FLOAT * h * w * len(other)))  # images of which all is held that was said
+        each = max(1, memory * MEGA // (FLOAT * h * w * (len(other) + 2 * width)))  # their tokens, and all that is said
         total = level.new_zeros(n, h * w)
         for degree in degrees:
             for first in range(0, n, each):
@@ -109,17 +113,17 @@ def rescored(
 ) -> Tensor:
     """Scores `(n,)` drawn towards those of the images most alike (re-scoring with a constrained image-level
     neighbourhood): for each window k the mean over the image itself and its k - 1 nearest among m others, weighted by
-    the cosine of their features; then the mean over the windows. A window of 1 is the image alone.
+    the cosine of their features; then the mean over the windows. A window of 1 is the image alone; one that is larger
+    than the image has others takes them all.
 
     `score` `(n,)` and `feature` `(n, d)` are of the images, `others` `(m,)` and `others_feature` `(m, d)` of the
     others; features are of unit length; `left_out`, bool `(n, m)`: these are nobody's neighbours."""
     # the order of cosines, which are coarse near 1
     apart = torch.cdist(feature, others_feature, compute_mode="donot_use_mm_for_euclid_dist")
     apart = apart.masked_fill(left_out, torch.inf)
-    known = int((~left_out).sum(dim=1).min())
     found = []
     for window in windows:
-        near, at = apart.topk(min(window - 1, known), dim=1, largest=False)
-        weight = (1 - near**2 / 2).clamp(min=0)  # the cosine
+        near, at = apart.topk(min(window - 1, apart.shape[1]), dim=1, largest=False)
+        weight = (1 - near**2 / 2).clamp(min=0)  # the cosine, and 0 for who is left out
         found.append((score + (weight * others[at]).sum(dim=1)) / (1 + weight.sum(dim=1)))
     return torch.stack(found).mean(dim=0)

@@ -4,6 +4,7 @@ Yao et al., https://arxiv.org/abs/2410.20047 (ResAD) and https://arxiv.org/abs/2
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,8 +71,9 @@ def invariance(rows: Tensor, before: Tensor) -> Tensor:
 
 def anomalous(batch: Batch, size: tuple[int, int]) -> Tensor:
     """Labels of the positions of a map of `size`, int8 `(n, h', w')`: anomalous where enough of their pixels are, of
-    the fullest positions at least; unknown where fewer are, or where any is unknown."""
-    mask = torch.from_numpy(batch.mask)
+    the fullest positions at least; unknown where fewer are, or where any is unknown. Pixels that do not count are taken
+    for normal."""
+    mask = torch.from_numpy(batch.mask if batch.region is None else np.where(batch.region, batch.mask, NORMAL))
     share = F.adaptive_avg_pool2d((mask == ANOMALOUS).float()[:, None], size)[:, 0]
     odd = (share > 0) & (share >= share.amax(dim=(1, 2), keepdim=True).clamp(max=COVERED))
     doubtful = F.adaptive_max_pool2d((mask == UNKNOWN).float()[:, None], size)[:, 0] > 0

@@ -5,6 +5,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.parts import mutual
 from pipeline.parts.mutual import aggregated, distances, interval_mean, levelled, rescored, room, scored
 
 
@@ -67,14 +68,34 @@ def test_a_copy_in_the_batch_is_least_odd() -> None:
     assert (found[[0, 1, 3, 4, 6, 7]] > 0).all()
 
 
-def test_blocks_give_the_whole() -> None:
-    maps, others = pictures(3, 0, 40), pictures(9, 1, 40)
-    arguments = ([maps], [everywhere(maps)], [others], [everywhere(others)], nobody(3, 9), [1, 3], 0.3)
-    for memory in (1, 100):
-        assert room(memory, 100, 50) == memory * 10**6 // 80_000
+def test_blocks_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, others = (torch.randn(n, 40, 10, 15, generator=generator) for n in (20, 9))
+    arguments = ([maps], [everywhere(maps)], [others], [everywhere(others)], nobody(20, 9), [1, 3], 0.3)
+    assert room(100, 100, 50) == 100 * 10**6 // 80_000
+    assert room(1, 100, 200) == 10**6 // 240_000  # aggregation holds more than the products do
+    met: list[int] = []
+    groups: list[int] = []
+
+    def meeting(tokens: Tensor, some: Tensor, inside: Tensor) -> Tensor:
+        met.append(len(some))
+        return distances(tokens, some, inside)
+
+    def grouping(some: Tensor, degree: int) -> Tensor:
+        groups.append(len(some))
+        return aggregated(some, degree)
+
+    monkeypatch.setattr(mutual, "distances", meeting)
+    monkeypatch.setattr(mutual, "aggregated", grouping)
     (whole,) = scored(*arguments, 100)
+    assert met == [9] * 20 * 2  # 20 images at 2 degrees
+    assert groups == [20, 9] * 2
+    met.clear()
+    groups.clear()
     (blocks,) = scored(*arguments, 1)
     assert torch.equal(whole, blocks)
+    assert groups == [18, 7, 2, 2, 7, 2] * 2  # 18 images, then 2, each meet 7 others, then 2
+    assert met == ([7] * 18 + [2] * 18 + [7] * 2 + [2] * 2) * 2
     with pytest.raises(
         DataError, match="memory must hold the distances between two images of 1000 tokens, 5 MB, got 4"
     ):
@@ -88,3 +109,16 @@ def test_rescoring_by_hand() -> None:
     found = rescored(torch.tensor([1.0]), feature, torch.tensor([2.0, 5.0, 9.0, 100.0]), of, left_out, [1, 2, 3])
     two, three = (1 + 0.8 * 5) / 1.8, (1 + 0.8 * 5 + 0.6 * 2) / 2.4
     assert found.item() == pytest.approx((1 + two + three) / 3, rel=1e-6)
+
+
+def test_who_leaves_out_many_takes_no_neighbours_from_the_others() -> None:
+    feature = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    of = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    left_out = torch.tensor([[False, False, False], [True, False, True]])
+    others = torch.tensor([2.0, 5.0, 9.0])
+    both = rescored(torch.tensor([1.0, 1.0]), feature, others, of, left_out, [1, 3])
+    for i in range(2):
+        alone = rescored(torch.ones(1), feature[i : i + 1], others, of, left_out[i : i + 1], [1, 3])
+        assert both[i] == alone[0]
+    assert both[0].item() == pytest.approx((1 + (1 + 0.8 * 5 + 0.6 * 2) / 2.4) / 2, rel=1e-6)
+    assert both[1].item() == pytest.approx((1 + (1 + 0.8 * 5) / 1.8) / 2, rel=1e-6)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,11 @@ def test_positions_are_anomalous_where_enough_of_them_is() -> None:
     first, second = anomalous(batch, (1, 4))
     assert first.tolist() == [[ANOMALOUS, NORMAL, UNKNOWN, UNKNOWN]]
     assert second.tolist() == [[ANOMALOUS, NORMAL, NORMAL, NORMAL]]
+    region = np.ones((2, 4, 8), bool)
+    region[0, :, :2] = region[0, 0, 7] = False  # what does not count is neither the fullest nor unknown
+    first, again = anomalous(replace(batch, region=region), (1, 4))
+    assert first.tolist() == [[NORMAL, NORMAL, ANOMALOUS, NORMAL]]
+    assert again.tolist() == second.tolist()
 
 
 def test_each_loss_reaches_its_own_network_only() -> None:

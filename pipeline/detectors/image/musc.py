@@ -44,7 +44,8 @@ class MuSc:
     zero-shot batch each image leaves out itself alone, so copies in it find nothing odd about one another.
 
     Scoring an image against n references of t tokens of d numbers takes O(n t^2 d), a batch of n images against itself
-    O(n^2 t^2 d), both for each level and degree; memory holds the references in half precision and `memory` more."""
+    O(n^2 t^2 d), both for each level and degree. Memory holds the references in half precision, the maps of the batch's
+    images, and what `memory` says."""
 
     learns_from: ClassVar[Literal["normals", "labels", "samples"]] = "samples"
     paper: ClassVar[str] = "https://arxiv.org/abs/2401.16753"
@@ -54,7 +55,8 @@ class MuSc:
     blocks 5, 11, 17 and 23."""
     references: Annotated[int, Ge(0)] = 64
     """Images of training to score against, drawn evenly over it; more is steadier and slower in proportion. 0: the
-    images of a batch score one another (the paper's, whose batch is the whole test set)."""
+    images of a batch score one another (the paper's, whose batch is the whole test set; the line scores in batches of
+    at most 32, each judging itself)."""
     grid: Annotated[int, Ge(2)] = 20
     """Most tokens of a level down or across; maps with more are averaged over squares of so many positions that they
     have no more (the paper's 37). Time grows with its fourth power."""
@@ -69,7 +71,8 @@ class MuSc:
     smooth: Annotated[float, Ge(0), Le(1)] = 0.0
     """Sigma of the blur of the map, as a share of the image's shorter side (the paper has none)."""
     memory: Annotated[int, Ge(1)] = 24
-    """Most MB (10^6 bytes) of distances held at a time; less only takes longer."""
+    """MB (10^6 bytes) for the references that are met at a time, and as many again for the images that meet them, of
+    which one is held at least; less only takes longer."""
 
     def __post_init__(self) -> None:
         self.history_: list[dict[str, float]] = []
@@ -81,7 +84,7 @@ class MuSc:
         """Keep the tokens of evenly drawn images of `train`, uint8 `(n, 3, h, w)`, and how odd they find one another.
 
         Raises DataError for images of differing sizes, for fewer than 2 references where there are to be some, and
-        when `memory` does not hold the distances between two images."""
+        when `memory` does not hold the distances between two of them."""
         count = min(self.references, len(train))
         if count < min(self.references, LEAST) or not len(train) or 0 < self.references < LEAST:
             raise DataError(f"musc needs at least {LEAST} images of training to score against, got {count}")
@@ -103,19 +106,21 @@ class MuSc:
         self.inside_ = [torch.cat(each)[:of] for each in zip(*insides, strict=True)]
         self.top_, self.marks_ = torch.cat(tops)[:of], np.concatenate(marks)[:of]
         self.size_, self.hash_ = size, self._features.hash
+        left_out = _copies(self.marks_, self.marks_).to(self.top_.device)
         self.rated_ = self.top_.new_zeros(of)
-        if of:
-            own = [level.float() for level in self.levels_]
-            with torch.inference_mode():
-                left_out = _copies(self.marks_, self.marks_).to(self.top_.device)
-                local = self._local(own, self.inside_, own, self.inside_, left_out)
-            self.rated_ = local.amax(dim=(1, 2))
+        with torch.inference_mode():
+            for start in range(0, of, BATCH):
+                part = slice(start, start + BATCH)
+                own, inside = [level[part].float() for level in self.levels_], [each[part] for each in self.inside_]
+                local = self._local(own, inside, self.levels_, self.inside_, left_out[part])
+                self.rated_[part] = local.amax(dim=(1, 2))
         return self
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)`, distances between unit vectors, at most 2.
 
-        With `references` 0 raises DataError for a batch of which `share` is not even one other image."""
+        With `references` 0 raises DataError for a batch of which `share` is not even one other image, and when `memory`
+        does not hold the distances between two images."""
         must_be_fitted(self, "rated_")
         images = checked(batch, self.size_)
         with torch.inference_mode():

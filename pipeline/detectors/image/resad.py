@@ -23,6 +23,7 @@ from pipeline.parts.features import Backbone, BackboneField
 from pipeline.parts.fitted import must_be_fitted
 from pipeline.parts.flows import LEAST
 from pipeline.parts.held import Held, hold
+from pipeline.parts.held_images import shrunk
 from pipeline.parts.images import checked
 from pipeline.parts.moments import standardised
 from pipeline.parts.neighbours import Bank
@@ -50,34 +51,36 @@ class ResAD:
     backbone: BackboneField = field(default_factory=Backbone)
     """Whose feature maps are compared, level by level."""
     shots: Annotated[int, Ge(1)] = 4
-    """Normal images of each category that it is compared with (the paper's 2, 4 or 8), drawn from its normals."""
+    """Normal images of each category that it is compared with (the paper's 2, 4 or 8), drawn from its normals; more
+    leave less of what is normal, and are slower to score."""
     learn: list[str] | None = None
     """Categories that the networks learn from; the others of training only give references. null is all."""
     residual: bool = True
     """Whether references are subtracted (the paper's idea); without, the networks see the features themselves."""
     codes: Annotated[int, Ge(1)] = 128
-    """Vectors of a level's code book of normal residuals (the paper's 1536)."""
+    """Vectors of a level's code book of normal residuals (the paper's 1536); more tell finer kinds of them apart."""
     match: Annotated[float, Ge(0), Le(1)] = 0.3
     """How far an image's residuals are moved to the distribution of their nearest codes, channel by channel; 0 leaves
     them, 1 takes that distribution over."""
     constrain: Annotated[float, Ge(0)] = 1.0
     """Weight of the losses that draw normal residuals into the hypersphere and leave anomalous ones; at 0 all stay."""
     radius: Annotated[float, Gt(0)] = 0.1
-    """Of the hypersphere, in standard deviations of the features (the paper's 0.4 is in units of its features, and it
-    shrinks below the nearest anomaly)."""
+    """Of the hypersphere: sqrt(x^2 + 1) - 1 where x is a residual's root mean square in standard deviations of the
+    features (0.1: 0.46 of them; the paper's 0.4 is of the norm, and shrinks below the nearest anomaly). Smaller draws
+    normals closer together and pushes fewer anomalies out."""
     couplings: Annotated[int, Ge(1)] = 6
     """Couplings of each flow; more fit closer and cost more."""
     ratio: Annotated[float, Gt(0)] = 4.0
     """Hidden width of a coupling's network, as a share of the channels that it sees."""
     steps: Annotated[int, Ge(1)] = 300
-    """Optimiser steps. The authors' repository trains for about 60 epochs."""
+    """Optimiser steps. More fit closer, in proportionally more time (the authors' repository: about 60 epochs)."""
     batch: Annotated[int, Ge(2)] = 8
-    """Images per step, half of them normal and half anomalous (the paper's 32)."""
+    """Images per step, half of them normal and half anomalous (the paper's 32); more are steadier and slower."""
     rate: Annotated[float, Gt(0), Le(1)] = 5e-3
-    """Learning rate of Adam, which falls along half a cosine to 0."""
+    """Learning rate of Adam, which falls along half a cosine to 0; larger learns faster and less steadily."""
     cache: Annotated[int, Ge(2)] = 1000
-    """Most MB (10^6 bytes) of maps held in half precision during fit, half of them normal; of more images than it
-    holds, as many as it does are drawn."""
+    """Most MB (10^6 bytes) of maps held in half precision during fit, half of them normal, and as many again of their
+    residuals; of more images than it holds, as many as it does are drawn."""
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side (the paper's 4 of 224 pixels)."""
     seed: Annotated[int, Ge(0)] = 0
@@ -212,14 +215,11 @@ class ResAD:
 
     def _anomalies(self, good: Samples, labelled: Samples) -> "Samples | Corrupted":
         """The anomalous images with masks; where there is none, normal ones with synthetic anomalies."""
-        masked = [np.zeros(0, bool)]
-        for batch in labelled.batches(BATCH):
-            known = np.zeros((len(batch), 1, 1), bool) if batch.mask is None else batch.mask == ANOMALOUS
-            masked.append(known.any(axis=(1, 2)))
-        keep = np.concatenate(masked)
+        masked = [shrunk(batch)[1].any(axis=(1, 2)) for batch in labelled.batches(BATCH)]
+        keep = np.concatenate([np.zeros(0, bool), *masked])
         if not keep.all():
             logging.getLogger(__name__).warning(
-                "%d of %d anomalous images have no mask: the networks learn from %s",
+                "%d of %d anomalous images have no mask that counts: the networks learn from %s",
                 *((~keep).sum(), len(keep), "the others" if keep.any() else "synthetic anomalies"),
             )
         return labelled[keep] if keep.any() else Corrupted(good, self.seed)
@@ -237,9 +237,10 @@ class ResAD:
         calm = hold(self._features, good, self.cache // 2, self.seed)
         wild = hold(self._features, odd, self.cache // 2, self.seed, noting)
         self.scales_, self.size_ = list(zip(calm.mean, calm.spread, strict=True)), calm.size
-        rest: list[list[Tensor]] = [[] for _ in self.scales_]
+        count = len(calm)
+        rest = [level.new_empty(count + len(wild), *level.shape[1:]) for level in calm.levels]
         rng, of = np.random.default_rng(self.seed), np.array(calm.category)
-        for held, same in ((calm, True), (wild, isinstance(odd, Corrupted))):
+        for held, same, first in ((calm, True, 0), (wild, isinstance(odd, Corrupted), count)):
             for k, name in enumerate(held.category):
                 others = np.flatnonzero(of == name)
                 if not len(others):
@@ -248,12 +249,12 @@ class ResAD:
                     others = others[others != k]
                 chosen = rng.choice(others, min(self.shots, len(others)), replace=False)
                 for i, found in enumerate(self._residual(held, calm, k, chosen)):
-                    rest[i].append(found.half().cpu())
+                    rest[i][first + k] = found[0]
         label = []
         for i, target in enumerate(zip(*targets, strict=True)):
             known = torch.cat([torch.full_like(calm.inside[i], NORMAL, dtype=torch.int8), torch.cat(target)[wild.at]])
             label.append(known.masked_fill(~torch.cat([calm.inside[i], wild.inside[i]]), UNKNOWN))
-        return [torch.cat(level) for level in rest], label, len(calm)
+        return rest, label, count
 
     def _residual(self, held: Held, calm: Held, k: int, chosen: np.ndarray) -> Iterator[Tensor]:
         """Of image k of `held`, per level `(1, c, h', w')`, with the images `chosen` of `calm` as references."""
@@ -279,7 +280,7 @@ class ResAD:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Normal images, each with a synthetic anomaly and its mask."""
+    """Normal images, each with a synthetic anomaly within what counts, made of what counts, and its mask."""
 
     some: Samples
     seed: int
@@ -291,7 +292,8 @@ class Corrupted:
         """As `Samples` gives them."""
         rng = np.random.default_rng(self.seed)
         for batch in self.some.batches(size):
-            images = checked(batch)
-            pairs = [perlin.corrupted(images, i, rng, chance=1.0) for i in range(len(batch))]
+            images, (seen, _, inside) = checked(batch), shrunk(batch)
+            pairs = [perlin.corrupted(seen, i, rng, chance=1.0, inside=inside[i]) for i in range(len(batch))]
             x, mask = (np.stack(each) for each in zip(*pairs, strict=True))
+            x = np.where(mask[:, None], x, images)  # outside the anomaly as the normals: not black where nothing counts
             yield replace(batch, x=x, mask=mask.astype(np.int8), label=np.full_like(batch.label, ANOMALOUS))

@@ -66,8 +66,8 @@ class UniConHA:
     """How virtual outliers are made: turned by 90, 180 and 270 degrees (the paper's, for what has an upright), or with
     a piece of another patch pasted in (defects, and what looks alike when turned)."""
     strength: Annotated[float, Ge(0), Le(1)] = 1.0
-    """Strength of the views' augmentation at the last stage: 1 is the paper's, 0 none. Each stage before has an equal
-    step less."""
+    """Strength of the views' augmentation at the last stage: 0 is none; 1 crops as the paper does and changes the tones
+    of every view, though neither hue nor sharpness. Each stage before has an equal step less."""
     shallow: Annotated[float, Ge(0)] = 1.0
     """Weight (lambda of equation 9) of the losses at all stages but the last; 0 is without hierarchical
     augmentation."""
@@ -78,12 +78,13 @@ class UniConHA:
     temperature: Annotated[float, Gt(0)] = 0.5
     """Of all similarities, tau and tau_omega (the paper's 0.5); smaller heeds near ones more."""
     images: Annotated[int, Ge(2)] = 16
-    """Normal patches per step; each comes with three virtual outliers, and all in two views."""
+    """Normal patches per step; each comes with three virtual outliers, and all in two views. More give each view more
+    to differ from, and take time in proportion."""
     steps: Annotated[int, Ge(1)] = 150
-    """Optimiser steps (the paper trains for 2,048 epochs)."""
+    """Optimiser steps (the paper trains for 2,048 epochs); more fit closer, in proportionally more time."""
     rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """First learning rate of AdamW, along half a cosine to 0; a tenth of it for what comes with weights (the paper:
-    0.01, SGD)."""
+    0.01, SGD). Larger learns faster and less steadily."""
     kept: Annotated[int, Ge(1)] = 10000
     """Normal patches to compare with, drawn evenly; larger is slower to score."""
     cache: Annotated[int, Ge(1)] = 1000
@@ -163,7 +164,9 @@ class UniConHA:
         loaded = features.load(replace(self.backbone, weights="none"), LEVELS)  # its weights come with the state
         self.size_, self.hash_ = tuple(state.meta["size"]), state.meta["weights_sha256"]
         self._scaled(self.size_, loaded)
-        self.encoder_ = nets.restored(Encoder(loaded, self.width), state.arrays)
+        with seeded(self.seed):
+            encoder = Encoder(loaded, self.width)
+        self.encoder_ = nets.restored(encoder, state.arrays)
         self._kept(torch.from_numpy(np.array(state.arrays["bank"])).to(loaded.device))
         return self
 

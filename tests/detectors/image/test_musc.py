@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import scoring
+from pipeline.detectors.image import musc
 from pipeline.detectors.image.musc import MuSc
 from pipeline.errors import DataError, NotFittedError, ParamsError
-from pipeline.parts import features
+from pipeline.parts import features, mutual
 from pipeline.parts.features import Backbone
+from pipeline.parts.mutual import distances
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 COARSE = Backbone(levels=[1, 3])
@@ -60,6 +63,12 @@ def test_a_batch_scores_itself() -> None:
     assert set(calm.local.mean(axis=(1, 2)).argsort()[:2]) == {3, 6}
     with pytest.raises(DataError, match=r"needs at least 5 in a batch, got 1 \(sample s-000\)"):
         detector.score(whole(view(x[:1])))
+    many = scoring.score(detector, view(stripes(33, 4)), 32, keep_local=False)  # 32 of them leave one alone
+    assert len(many.scores.sample) == 33
+    large = view(x.repeat(2, axis=2).repeat(2, axis=3))
+    narrow = MuSc(Backbone(levels=[0]), references=0, grid=24, memory=1).fit(large)
+    with pytest.raises(DataError, match="memory must hold the distances between two images of 576 tokens, 2 MB, got 1"):
+        narrow.score(whole(large))
 
 
 def test_a_reference_does_not_hear_itself() -> None:
@@ -72,13 +81,41 @@ def test_a_reference_does_not_hear_itself() -> None:
     assert (MuSc(**TINY).fit(view(copies)).score(test).sample < 2e-3).all()  # where all are copies they are heard
 
 
-def test_repeats_survives_its_state_and_needs_little_memory() -> None:
+def test_repeats_and_survives_its_state() -> None:
     train, test = view(stripes(12, 0)), whole(view(planted(3, 1)[0]))
     first = MuSc(**TINY).fit(train)
     second = MuSc(**TINY).fit(view(stripes(4, 9))).fit(train)
-    for other in (second, MuSc(**TINY).from_state(first.state()), MuSc(**TINY, memory=1).fit(train)):
+    for other in (second, MuSc(**TINY).from_state(first.state())):
         np.testing.assert_array_equal(first.score(test).sample, other.score(test).sample)
         np.testing.assert_array_equal(first.score(test).local, other.score(test).local)
+
+
+def test_memory_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"backbone": Backbone(levels=[1]), "references": 24, "degrees": [1]}
+    train, test = view(stripes(24, 0)), whole(view(planted(3, 1)[0]))
+    expected = MuSc(**given).fit(train)
+    met: list[int] = []
+
+    def meeting(tokens: torch.Tensor, some: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        met.append(len(some))
+        return distances(tokens, some, inside)
+
+    monkeypatch.setattr(mutual, "distances", meeting)
+    found = MuSc(**given, memory=1).fit(train)
+    assert set(met) == {9, 6}  # of 24 references
+    np.testing.assert_array_equal(found.rated_, expected.rated_)
+    np.testing.assert_array_equal(found.score(test).sample, expected.score(test).sample)
+    np.testing.assert_array_equal(found.score(test).local, expected.score(test).local)
+
+
+def test_references_rate_each_other_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    expected = MuSc(**TINY | {"references": 20}).fit(view(stripes(20, 0))).rated_
+    monkeypatch.setattr(musc, "BATCH", 8)
+    held = mutual.scored
+    monkeypatch.setattr(mutual, "scored", lambda maps, *rest: seen.append(len(maps[0])) or held(maps, *rest))
+    np.testing.assert_allclose(MuSc(**TINY | {"references": 20}).fit(view(stripes(20, 0))).rated_, expected, rtol=1e-5)
+    assert seen == [8, 8, 4]
 
 
 def test_batch_size_does_not_matter() -> None:

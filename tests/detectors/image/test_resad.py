@@ -110,14 +110,16 @@ def test_labels_teach_where_they_have_masks(caplog: pytest.LogCaptureFixture) ->
     unknown = np.where(label[:, None, None] == 1, UNKNOWN, NORMAL) * np.ones(mask.shape)
     with caplog.at_level(logging.WARNING):
         assert ResAD(**TINY).fit(view(x, label, unknown)).history_ == made.history_
-    assert "1 of 1 anomalous images have no mask: the networks learn from synthetic anomalies" in caplog.text
+    assert (
+        "1 of 1 anomalous images have no mask that counts: the networks learn from synthetic anomalies" in caplog.text
+    )
     caplog.clear()
     samples = view(x, label, mask)
     bare = View(samples.rows, lambda rows: replace(samples._read(rows), mask=None))
     assert ResAD(**TINY).fit(bare).history_ == made.history_
     more = np.concatenate([x, x[-1:]]), np.r_[label, 1], np.concatenate([mask, mask[-1:] * UNKNOWN])
     assert ResAD(**TINY).fit(view(*more)).history_ == taught.history_
-    assert "1 of 2 anomalous images have no mask: the networks learn from the others" in caplog.text
+    assert "1 of 2 anomalous images have no mask that counts: the networks learn from the others" in caplog.text
 
 
 def test_synthetic_anomalies_have_masks() -> None:
@@ -127,6 +129,11 @@ def test_synthetic_anomalies_have_masks() -> None:
     assert (batch.label == ANOMALOUS).all()
     assert batch.mask.any(axis=(1, 2)).all()
     assert not changed[batch.mask == NORMAL].any()
+    region = np.zeros((12, SIDE, SIDE), bool)
+    region[:, 4:18, 30:44] = True
+    (within,) = Corrupted(view(stripes(12, 0), region=region), 0).batches(12)
+    assert (within.mask == ANOMALOUS).any(axis=(1, 2)).all()
+    assert not (within.mask == ANOMALOUS)[~region].any()
 
 
 def test_the_losses_fall_and_a_planted_defect_is_found() -> None:
@@ -161,6 +168,20 @@ def test_what_does_not_count_is_not_seen() -> None:
     assert (detector.score(replace(spoiled, region=None)).sample > expected.sample + 0.1).all()
     detector.refer(view(other, region=region))
     np.testing.assert_array_equal(detector.score(batch).local, expected.local)
+    history = detector.history_
+    assert detector.fit(view(other, region=region)).history_ == history  # nor do textures come from there
+    np.testing.assert_array_equal(detector.score(batch).local, expected.local)
+
+
+def test_a_labelled_anomaly_that_does_not_count_teaches_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    x, mask = planted(8, 0)
+    region = np.zeros(mask.shape, bool)
+    region[:, 32:] = True  # below the square
+    label = np.r_[np.zeros(7), 1]
+    with caplog.at_level(logging.WARNING):
+        found = ResAD(**TINY).fit(view(x, label, mask, region))
+    assert found.history_ == ResAD(**TINY).fit(view(x[:7], region=region[:7])).history_
+    assert "1 of 1 anomalous images have no mask that counts: the networks learn from synthetic" in caplog.text
 
 
 def test_repeats_and_survives_its_state_bit_for_bit() -> None:

@@ -77,6 +77,22 @@ def test_soft_aggregation_by_hand() -> None:
     assert unilateral(Z, SOURCE, INLIER, ONE, 0.5, trusted).item() == pytest.approx(expected.item() / 6, rel=1e-5)
 
 
+def test_categories_of_any_size_are_trusted_alike() -> None:
+    z = F.normalize(torch.ones(9, 2), dim=1)
+    inlier, group = torch.arange(9) < 8, torch.tensor([0] * 6 + [1] * 2 + [0])
+    weight = soft_weights(z, inlier, group, 0.5)
+    np.testing.assert_allclose(weight, [1 / 6] * 6 + [1 / 2] * 2 + [0], rtol=1e-6)
+    z, source = torch.cat([Z, Z[[1, 0]]]), torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])
+    inlier, group = torch.cat([INLIER, torch.tensor([True, True])]), torch.tensor([0] * 6 + [1] * 2)
+    together = soft_weights(z, inlier, group, 0.5)
+    alone = soft_weights(Z, INLIER, ONE, 0.5)
+    np.testing.assert_allclose(together[:6], alone, rtol=1e-6)
+    even = torch.tensor([0.25, 0.25, 0, 0.25, 0.25, 0, 0.5, 0.5])  # of equal trust within each category
+    assert unilateral(z, source, inlier, group, 0.5, even).item() == pytest.approx(
+        unilateral(z, source, inlier, group, 0.5).item(), rel=1e-6
+    )
+
+
 def test_deeper_stages_see_stronger_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
@@ -129,6 +145,9 @@ def test_repeats_survives_its_state_and_does_not_care_about_batches() -> None:
     train, test = view(stripes(5, 0)), view(planted(3, 1)[0])
     first, second = UniConHA(**TINY).fit(train), UniConHA(**TINY).fit(view(stripes(2, 9))).fit(train)
     expected = first.score(whole(test))
+    before = torch.get_rng_state()
+    UniConHA(**TINY).from_state(first.state())
+    assert torch.equal(torch.get_rng_state(), before)
     for other in (second, UniConHA(**TINY).from_state(first.state())):
         np.testing.assert_array_equal(expected.sample, other.score(whole(test)).sample)
         np.testing.assert_array_equal(expected.local, other.score(whole(test)).local)
