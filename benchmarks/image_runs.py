@@ -1,9 +1,11 @@
 """One run of `benchmarks.images`: a detector fitted on some images, what it reaches on others, and what it takes."""
 
+import subprocess
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline.parts.device import device
 from pipeline.parts.features import Backbone
 
 BATCH = 16
+TRACKED = ("--porcelain", "--untracked-files=no", "--", "pipeline", "benchmarks")
 Line = dict[str, Any]
 
 
@@ -42,10 +45,11 @@ def measure(chosen: Namespace, name: str, peer: bool, which: str, section: Line,
         train, test = regimes.parts(chosen, which, rows, modality, Path(folder))
         samples = modality.samples(test)
         size = len(test) if chosen.whole else BATCH
+        ready = made(make, section)
         before_mb = peak_mb()
         for seed in range(chosen.draws):
             some = regimes.drawn(chosen, which, train, seed)
-            detector = make()
+            detector = make() if seed else ready
             started = time.perf_counter()
             detector.fit(modality.samples(some))
             took = time.perf_counter() - started
@@ -59,10 +63,34 @@ def measure(chosen: Namespace, name: str, peer: bool, which: str, section: Line,
             if not chosen.quick and seed == 0:
                 result |= speeds(detector, options["size"], section) if not peer else {}
                 result |= on_gpu(detector, samples, one) if device().type == "cuda" else {}
-            found.append((one, figures(modality, test, scoring.score(detector, samples, size, keep_local=True))))
+            judged = size
+            if getattr(detector, "at_once", False):
+                judged, result["at_once"] = len(test), True
+            found.append((one, figures(modality, test, scoring.score(detector, samples, judged, keep_local=True))))
     costs, reached = (mean([pair[at] for pair in found]) for at in (0, 1))
     spread = {"spread": float(np.std([pair[1]["image_auroc"] for pair in found]))} if chosen.draws > 1 else {}
     return {**costs, **result, **reached, **spread}
+
+
+def made(make: Callable[[], Any], section: Line) -> Any:
+    """A detector, with all imported that it needs: ours would import timm when it fits, a peer does when it is made."""
+    if section.get("backbone", {}).get("name", features.backbones.FILTERBANK) != features.backbones.FILTERBANK:
+        import_module("timm")
+    return make()
+
+
+def revision() -> Line:
+    """The commit of the code measured, with + where pipeline/ or benchmarks/ differ from it; empty without git."""
+    try:
+        head, changed = (_git(*words) for words in (("rev-parse", "--short=12", "HEAD"), ("status", *TRACKED)))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"revision": head + "+" * bool(changed)}
+
+
+def _git(*words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parents[1]), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def figures(modality: Any, test: pd.DataFrame, scored: scoring.Scored) -> Line:
@@ -125,7 +153,7 @@ def rate(run: Callable[[], object], images: int, rounds: int = 12) -> float:
 
 
 def speeds(detector: Any, size: list[int], section: Line) -> Line:
-    """Images per second of the bare backbone and, for a bank, of backbone and one matrix product."""
+    """Images per second of the bare backbone and, for a bank of patches of its maps, of it and one matrix product."""
     backbone = Backbone(**section.get("backbone", {}))
     if backbone.name == features.backbones.FILTERBANK:
         return {}
@@ -135,8 +163,8 @@ def speeds(detector: Any, size: list[int], section: Line) -> Line:
     ours = features.load(backbone, tuple(backbone.levels or (2, 3)))
     found = {"bare_per_s": rate(lambda: net(images), BATCH), "folded_per_s": rate(lambda: ours.maps(x), BATCH)}
     bank = getattr(detector, "bank_", None)
-    if bank is not None:
-        maps = ours.maps(x)
+    maps = ours.maps(x)
+    if bank is not None and bank.shape[1] == sum(level.shape[1] for level in maps):  # else of another network's
         patches = torch.rand(BATCH * maps[0].shape[2] * maps[0].shape[3], bank.shape[1], device=where)
         held = torch.as_tensor(bank).to(where)
         found["bound_per_s"] = rate(lambda: (ours.maps(x), patches @ held.T), BATCH)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ COST = ("fit_s", "images_per_s", "bare_per_s", "bound_per_s", "before_mb", "peak
 GPU = ("epoch_s", "memory_per_s")  # shown where lines have them
 OURS, PEER = "assay", "anomalib"
 NONE = "(not measured yet)"
+PAGES = "mobilenetv2_100"  # the backbone of the page's command
 FAR = 0.01  # image AUROC between two runs of the same
 FITTED = ("patchcore", "padim", "gaussian", "musc")  # learn without gradients
 Line = dict[str, Any]
@@ -155,6 +157,12 @@ def command(line: Line) -> str:
         options["backbone"] = {"levels": own.get("levels")}
     told = yaml.safe_dump({name: options}, default_flow_style=True, width=math.inf).strip() if options else ""
     found = [f"--detectors {name}", *([f"--options '{told}'"] if told else [])]
+    if own.get("name", PAGES) != PAGES:
+        weights = own.get("weights", "none")
+        found += [
+            f"--backbone {own['name']}",
+            *([f"--weights ../shared/weights/{weights}"] if weights != "none" else []),
+        ]
     found += [f"--labelled {float(line['labels'].split('%')[0]) / 100:g}"] if "labels" in line else []
     found += [flag for flag, key in (("--whole", "whole"), ("--unseen", "learned_on")) if key in line]
     return " ".join([*found, *([f"--shots {line['shots']} --draws {line['draws']}"] if "shots" in line else [])])
@@ -256,22 +264,48 @@ def whole_of(off: Line, lines: Lines) -> Line | None:
 
 
 def unrest(lines: Lines) -> str:
-    """How far two runs of the same thing lie apart that differ in the number of threads alone, as a sentence."""
-    runs: dict[str, dict[int, Line]] = {}
+    """How far two runs of the same thing lie apart that differ in the number of threads alone, as a sentence. Runs of
+    two revisions, where both are told, are not of the same thing."""
+    runs: dict[str, dict[tuple[int, str | None], Line]] = {}
     for line in lines:
         if usual(line) and line["by"] == OURS and line["detector"] not in FITTED and "failed" not in line:
-            runs.setdefault(f"{line['detector']} on {line['set']}, {settings(line)}", {})[line["threads"]] = line
-    apart = {
-        name: max(line["image_auroc"] for line in own.values()) - min(line["image_auroc"] for line in own.values())
-        for name, own in runs.items()
-        if len(own) > 1
-    }
+            runs.setdefault(f"{line['detector']} on {line['set']}, {settings(line)}", {})[
+                line["threads"], line.get("revision")
+            ] = line
+
+    def alike(one: Line, other: Line) -> bool:
+        return one["threads"] != other["threads"] and len({one.get("revision"), other.get("revision")} - {None}) < 2
+
+    apart: dict[str, float] = {}
+    for name, own in runs.items():
+        pairs = [pair for pair in combinations(own.values(), 2) if alike(*pair)]
+        if pairs:
+            apart[name] = max(abs(one["image_auroc"] - other["image_auroc"]) for one, other in pairs)
     if not apart:
         return ""
     far = ", ".join(f"{name.rstrip(', ')} ({by:.3f})" for name, by in apart.items() if by >= FAR) or "none"
     return (
         f"The same seed with one thread and with two, which add up in another order, was measured {len(apart)} times; "
         f"image AUROC lay {FAR} or more apart for {far}. There a difference no larger than that says nothing."
+    )
+
+
+def bare(lines: Lines) -> str:
+    """How far the speeds of the same bare network lie apart, of the one of which they do so most, as a sentence."""
+    runs: dict[tuple[Any, ...], list[float]] = {}
+    for line in lines:
+        if "bare_per_s" in line:
+            own = line["params"]["backbone"]
+            key = (own["name"], size(line), str(own), line["threads"], machine(line))
+            runs.setdefault(key, []).append(line["bare_per_s"])
+    several = {key: found for key, found in runs.items() if len(found) > 1}
+    if not several:
+        return ""
+    key = max(several, key=lambda key: max(several[key]) / min(several[key]))
+    low, high = min(several[key]), max(several[key])
+    return (
+        f"\n`bare_per_s` of the same network, {key[0]} at {key[1]}, was {low:.0f} to {high:.0f}, as the machine "
+        "varied:\ncompare `images_per_s` only with `bare_per_s` of the same row."
     )
 
 

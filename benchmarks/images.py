@@ -24,10 +24,12 @@ each thing switched off that is named there, without speeds.
 
 `images_per_s` counts decoding, resizing, forward and head; `score_ms` is its inverse, `train_ms` the time of training
 by image of `train`. `bare_per_s` is timm's own network on images in memory, at the same batch size; `folded_per_s` the
-same network as this project runs it; with a bank, `bound_per_s` is the latter and one matrix product of patches by
-bank. `before_mb` is the peak memory before training starts: Python, torch, timm and what else was imported; `peak_mb`
-that at the end. On a GPU, `epoch_s` is the time of training by pass over `train` and `memory_per_s` images in memory
-scored per second.
+same network as this project runs it; with a bank of patches of its maps, `bound_per_s` is the latter and one
+matrix product of patches by bank. `before_mb` is the peak memory before training starts: Python, torch, timm, what else
+was imported and the detector as it was made; `peak_mb` that at the end. On a GPU, `epoch_s` is the time of training by
+pass over `train` and `memory_per_s` images in memory scored per second. `revision` is the commit measured, with a +
+where pipeline/ or benchmarks/ differed from it. `at_once`: figures are of the whole test as one batch, speeds and
+memory of batches.
 """
 
 import argparse
@@ -90,7 +92,7 @@ def candidates(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
 
 def line(chosen: argparse.Namespace, run: Run) -> dict[str, Any]:
     """The line of one run, measured in this process; of a peer that cannot run, with the reason."""
-    from benchmarks.image_runs import measure
+    from benchmarks.image_runs import measure, revision
 
     if run.ablation:  # its cost says nothing of the method
         chosen = argparse.Namespace(**{**vars(chosen), "quick": True})
@@ -99,7 +101,13 @@ def line(chosen: argparse.Namespace, run: Run) -> dict[str, Any]:
     section = regimes.filled({**sections[run.name], **off}, chosen, run.set)
     if run.peer:
         options = {"size": options["size"], "fit": "stretch"}
-    found = {"detector": run.name, "by": "anomalib" if run.peer else "assay", "set": run.set, "on": chosen.on}
+    found = {
+        "detector": run.name,
+        "by": "anomalib" if run.peer else "assay",
+        "set": run.set,
+        "on": chosen.on,
+        **revision(),
+    }
     found |= {"params": told(section), "dataset": options} | regimes.told(chosen, run.set)
     found |= {"labels": regimes.labels(chosen)} if chosen.labelled else {}
     found |= {"ablation": run.ablation, "off": off} if run.ablation else {}
@@ -167,6 +175,8 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
         "--together and --unseen exclude each other": chosen.together and chosen.unseen,
         "--shots must be 0 or more": chosen.shots < 0,
         "--draws must be 1 or more, and needs --shots": chosen.draws < 1 or (chosen.draws > 1 and not chosen.shots),
+        "--shots goes without --labelled: what is drawn are to be normals": chosen.shots and chosen.labelled,
+        "--on calibrate goes without --labelled: its anomalies are made": chosen.on == "calibrate" and chosen.labelled,
         "--unseen goes without --labelled: of the other sets all is given": chosen.unseen and chosen.labelled,
     }
     for message in (message for message, holds in wrong.items() if holds):

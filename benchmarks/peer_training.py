@@ -30,7 +30,7 @@ class Learner(Peer):
     """A model and the Lightning module whose training it gets: `own.steps` steps of `own.batch` images.
 
     `clip` is the largest norm of a gradient. `manual`: the module takes its optimiser's steps itself. `by_step`: its
-    schedule is meant to advance with each step, not with each epoch."""
+    schedule is meant to advance with each step, not with each epoch. `at_once`: see Peer."""
 
     def __init__(
         self,
@@ -41,9 +41,11 @@ class Learner(Peer):
         clip: float | None = None,
         manual: bool = False,
         by_step: bool = False,
+        at_once: bool = False,
         **more: Any,
     ) -> None:
         super().__init__(model, backbone)
+        self.at_once = at_once
         self._module, self._clip, self._manual, self._by_step = module, clip, manual, by_step
         self._steps, self._size = own.steps, own.batch
         trainer = SimpleNamespace(max_steps=own.steps, max_epochs=more.pop("max_epochs", -1))
@@ -126,6 +128,16 @@ def layers(backbone: Backbone) -> list[str]:
     return [LAYERS[backbone["name"]][level] for level in backbone["levels"]]
 
 
+def in_blocks(encode: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """An encoder of images to named maps that sees BATCH images at a time, so that many of them fit into memory."""
+
+    def encoded(images: Tensor) -> dict[str, Tensor]:
+        found = [encode(some) for some in images.split(BATCH)]
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+    return encoded
+
+
 def supersimplenet(backbone: Backbone, own: Any, size: list[int]) -> Peer:
     from anomalib.models.image.supersimplenet.lightning_model import Supersimplenet
     from anomalib.models.image.supersimplenet.loss import SSNLoss
@@ -181,15 +193,18 @@ def fastflow(backbone: Backbone, own: Any, size: list[int]) -> Peer:
 
 def cflow(backbone: Backbone, own: Any, size: list[int]) -> Peer:
     """Ours learns from vectors drawn from all images, anomalib's from all vectors of an image, 64 at a time: it gets as
-    many images as have as many vectors, at the finest level, as ours sees."""
+    many images as have as many vectors, at the finest level, as ours sees there. Coarser levels have fewer vectors an
+    image, so of those it sees fewer than ours. Its maps are measured by the largest likelihood of the batch, which in
+    the paper is the test."""
     from anomalib.models.image.cflow.lightning_model import Cflow
     from anomalib.models.image.cflow.torch_model import CflowModel
 
     model = CflowModel(backbone=backbone["name"], layers=layers(backbone), pre_trained=False)
     model.encoder.feature_extractor = plain(backbone).requires_grad_(False)
+    model.encoder.forward = in_blocks(model.encoder.forward)
     vectors = math.prod(side // model.encoder.feature_extractor.feature_info.reduction()[0] for side in size)
     images = SimpleNamespace(steps=math.ceil(own.steps * own.batch / (vectors * BATCH)), batch=BATCH)
-    return Learner(Cflow, model, backbone, images, manual=True, learning_rate=1e-4)
+    return Learner(Cflow, model, backbone, images, manual=True, at_once=True, learning_rate=1e-4)
 
 
 def draem(backbone: Backbone, own: Any, size: list[int]) -> Peer:

@@ -35,7 +35,11 @@ def plain(backbone: dict[str, Any], levels: list[int] | None = None) -> nn.Modul
 
 
 class Peer:
-    """A torch model of anomalib with this project's fit and score; `after` ends the fit of one without gradients."""
+    """A torch model of anomalib with this project's fit and score; `after` ends the fit of one without gradients.
+
+    `at_once`: what it finds of an image depends on the others of its batch, so that the test is to be one."""
+
+    at_once = False
 
     def __init__(self, model: nn.Module, backbone: dict[str, Any], after: Any = None) -> None:
         self._model, self._after = model.to(device()), after

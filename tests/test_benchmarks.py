@@ -1,6 +1,7 @@
 """The benchmarks run and their figures are of the right kind; how fast they are is not tested."""
 
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import fields
@@ -15,7 +16,7 @@ import torch
 from PIL import Image as Pil
 from torch import Tensor, nn
 
-from benchmarks import images, peer_training, regimes
+from benchmarks import image_runs, image_tables, images, peer_training, peers, regimes
 from benchmarks import page as pages
 from benchmarks.methods import methods
 from benchmarks.page import page
@@ -148,6 +149,76 @@ def test_a_peer_that_cannot_run_says_why(folder: Path) -> None:
     assert line["failed"].startswith("no peer for gaussian here")
 
 
+def test_what_a_peer_imports_is_in_memory_before_it_trains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    usage, make = resource.getrusage, image_runs.Params.detector
+    monkeypatch.setattr(peers, "anomalib", lambda name, section, own, size: order.append("made") or own)
+    monkeypatch.setattr(resource, "getrusage", lambda who: order.append("memory") or usage(who))
+    line = images.line(chosen(folder, "one", "--peer", "anomalib"), images.Run("one", "gaussian", peer=True))
+    assert "failed" not in line
+    assert order == ["made", "memory", "memory"]
+    order.clear()
+    monkeypatch.setattr(image_runs.Params, "detector", lambda *given: order.append("made") or make(*given))
+    line = images.line(chosen(folder, "one", "--shots", "2", "--draws", "2"), images.Run("one", "gaussian"))
+    assert order == ["made", "memory", "memory", "made", "memory"]  # a new one for each draw
+
+
+@pytest.mark.parametrize(("at_once", "size"), [(True, 4), (False, image_runs.BATCH)])
+def test_a_peer_that_measures_by_its_batch_is_judged_on_all_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool, size: int
+) -> None:
+    def marked(name: str, section: Any, own: Any, size: list[int]) -> Any:
+        own.at_once = at_once
+        return own
+
+    seen, score = [], image_runs.scoring.score
+    monkeypatch.setattr(peers, "anomalib", marked)
+    monkeypatch.setattr(image_runs, "on_gpu", lambda *_: {})
+    spied = SimpleNamespace(score=lambda d, s, size, **k: (seen.append(size), score(d, s, size, **k))[1])
+    monkeypatch.setattr(image_runs, "scoring", spied)
+    given = chosen(folder, "one", "--peer", "anomalib")
+    given.quick = False
+    line = images.line(given, images.Run("one", "gaussian", peer=True))
+    assert seen == [image_runs.BATCH, size]  # for the speed, then for the figures
+    assert line.get("at_once", False) is at_once
+
+
+def test_an_encoder_in_blocks_finds_the_same_of_few_images_at_a_time() -> None:
+    seen = []
+    encode = peer_training.in_blocks(lambda x: (seen.append(len(x)), {"a": 2 * x, "b": x[:, :1]})[1])
+    images = torch.arange(40.0).view(20, 2)
+    found = encode(images)
+    assert torch.equal(found["a"], 2 * images)
+    assert torch.equal(found["b"], images[:, :1])
+    assert seen == [16, 4]
+
+
+def test_lines_name_the_commit_where_there_is_git(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"rev-parse": "0123456789ab", "status": ""}
+    monkeypatch.setattr(image_runs, "_git", lambda *words: answers[words[0]])
+    assert images.line(chosen(folder, "one"), images.Run("one", "gaussian"))["revision"] == "0123456789ab"
+    answers["status"] = " M pipeline/params.py"
+    assert image_runs.revision() == {"revision": "0123456789ab+"}
+    monkeypatch.undo()
+    found = image_runs.revision().get("revision", "0" * 12)  # a copy without git has none
+    assert len(found.rstrip("+")) == 12
+    assert int(found.rstrip("+"), 16) >= 0
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert image_runs.revision() == {}
+
+
+def test_a_bank_of_another_networks_features_has_no_bound() -> None:
+    section = {"backbone": {"name": "test_resnet", "levels": [1, 2]}}
+    maps = image_runs.features.load(image_runs.Backbone(**section["backbone"])).maps(np.zeros((1, 3, 32, 32), np.uint8))
+    channels = sum(level.shape[1] for level in maps)
+    for width, expected in ((channels, True), (maps[-1].shape[1], False)):
+        found = image_runs.speeds(SimpleNamespace(bank_=torch.zeros(5, width)), [32, 32], section)
+        assert ("bound_per_s" in found) == expected
+        assert found["bare_per_s"] > 0
+
+
 class Mean(nn.Module):
     """A network with one weight, whose map is that many times the image's first channel."""
 
@@ -203,6 +274,8 @@ def test_maps_are_tokens_for_a_peer_that_knows_vits_only() -> None:
         (["--together"], "need two sets"),
         (["--draws", "2"], "needs --shots"),
         (["--shots", "-1"], "0 or more"),
+        (["--shots", "2", "--labelled", "0.1"], "--shots goes without --labelled"),
+        (["--on", "calibrate", "--labelled", "0.1"], "--on calibrate goes without --labelled"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(
@@ -301,9 +374,52 @@ def test_the_page_puts_each_line_where_it_belongs(monkeypatch: pytest.MonkeyPatc
     assert "lay 0.01 or more apart for x on a (0.070)." in sections["What the ideas are worth"]
     assert "| x | assay | learned on the other sets, 2 normal images | 0.900 / 0.500 |" in sections["Few normal images"]
     assert "- x, none: No such model." in page(lines)
+    assert (
+        "[above](#what-the-ideas-are-worth), a difference"
+        in sections["Beside anomalib, on the same images, weights and settings"]
+    )
+    assert "says\nnothing" not in page(lines[:4])
     assert "epoch_s" not in page(lines)
     assert "| epoch_s |" in page([kept(epoch_s=1.5)])
     assert sections["One model per set"].count("\n| ") == 5  # the heading, three of x and one of y
+
+
+def test_runs_of_two_revisions_are_not_of_the_same_thing() -> None:
+    one, two = kept(threads=1, image_auroc=0.9), kept(threads=2, image_auroc=0.8)
+    for revisions, paired in ((("a", "a"), True), (("a", None), True), ((None, None), True), (("a", "b"), False)):
+        lines = [
+            line | ({"revision": revision} if revision else {})
+            for line, revision in zip((one, two), revisions, strict=True)
+        ]
+        assert ("x on a (0.100)" in image_tables.unrest(lines)) == paired, revisions
+    several = [one | {"revision": "a"}, two | {"revision": "b"}, kept(threads=2, image_auroc=0.87, revision="a")]
+    assert "x on a (0.030)" in image_tables.unrest(several)
+
+
+def test_bare_speeds_of_the_same_network_are_told_by_their_range() -> None:
+    params = {"detector": "image/x", "backbone": {"name": "n"}}
+    lines = [kept(set=name, params=params, bare_per_s=speed) for name, speed in zip("abc", (20, 76.4, 50), strict=True)]
+    lines.append(kept(params={**params, "backbone": {"name": "m"}}, bare_per_s=500.0))
+    assert "same network, n at 224 x 224 stretch, was 20 to 76, as" in image_tables.bare(lines)
+    assert image_tables.bare(lines[2:]) == ""
+    assert image_tables.bare(lines) in page(lines)
+
+
+def test_a_command_names_a_backbone_that_is_not_the_pages() -> None:
+    known = {"name": "mobilenetv2_100", "weights": "mobilenetv2_100.safetensors", **images.MOBILENET}
+    other = {"name": "resnet18", "weights": "resnet18.safetensors"}
+    expected = {
+        "--detectors x": known,
+        "--detectors x --backbone resnet18 --weights ../shared/weights/resnet18.safetensors": other,
+    }
+    for command, backbone in expected.items():
+        assert image_tables.command(kept(params={"detector": "image/x", "backbone": backbone})) == command
+
+
+def test_the_page_tells_by_what_cflows_maps_are_measured() -> None:
+    peer = kept(by="anomalib", detector="cflow")
+    assert "here 16 images" in page([peer])
+    assert "here the whole test" in page([peer | {"at_once": True}])
 
 
 def test_the_page_of_results_is_that_of_the_results_kept() -> None:

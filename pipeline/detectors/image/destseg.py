@@ -118,7 +118,8 @@ class DeSTSeg:
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Scores `(n,)`, the mean of the oddest pixels that count, and maps `(n, h, w)` of probabilities."""
+        """Scores `(n,)`, the mean of the oddest pixels that count, and maps `(n, h, w)`: of probabilities or, without
+        `segment`, sums over the levels of 1 minus the cosine, each from 0 to 2."""
         must_be_fitted(self, "student_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -126,7 +127,7 @@ class DeSTSeg:
             taught, learnt = self._features.maps(images), self.student_(self._normalised(images, counts))
             if self.segment:
                 inside = counted(batch, taught[0].shape[2:], taught[0].device)
-                odd = self.reader_(products(taught, learnt), inside).sigmoid()
+                odd = self.reader_(products(taught, learnt) * inside[:, None], inside).sigmoid()
                 local = enlarged(odd, self.size_, 0.0, inside)
             else:
                 pairs = zip(taught, learnt, strict=True)
@@ -217,7 +218,7 @@ class DeSTSeg:
             found = products(self._features.maps(drawn.seen), learnt)
         counts = drawn.finest.to(where)
         target = positions(drawn.mark, found.shape[2:]).to(where)
-        logit = reader(found, counts).float()
+        logit = reader(found * counts[:, None], counts).float()
         known = counts & (target != UNKNOWN)
         logit, target = logit[known], target[known]
         return {"focal": focal(logit, target, self.gamma), "l1": (logit.sigmoid() - target.float()).abs().mean()}

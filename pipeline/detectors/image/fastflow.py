@@ -101,8 +101,8 @@ class FastFlow:
 
     def score(self, batch: Batch) -> Scores:
         """Scores `(n,)` and maps `(n, h, w)` in nats per channel: the negative logarithm of the sum of the likelihoods
-        of the levels, which orders as their negative mean does but never saturates; the score
-        is the largest of the map before the blur."""
+        of the levels, which orders as their negative mean does but never saturates, or, by `combine`, the negative
+        mean of their logarithms; the score is the largest of the map before the blur."""
         must_be_fitted(self, "flows_")
         images = checked(batch, self.size_)
         with torch.inference_mode():

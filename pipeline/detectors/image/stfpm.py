@@ -93,8 +93,8 @@ class STFPM:
         return self
 
     def score(self, batch: Batch) -> Scores:
-        """Scores `(n,)`, the largest of the map that counts, and maps `(n, h, w)`: products of half the squared
-        distances of two directions, each from 0 to 2."""
+        """Scores `(n,)`, the largest of the map that counts, and maps `(n, h, w)`: products or, by `fusion`, sums over
+        the levels of half the squared distance of two directions, each from 0 to 2."""
         must_be_fitted(self, "net_")
         images = checked(batch, self.size_)
         with torch.inference_mode():
@@ -143,9 +143,11 @@ class STFPM:
         return found.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self) -> None:
-        """The student with its batch norms folded and in channels_last, which is what scores."""
-        probe = torch.rand(PROBE, generator=torch.Generator().manual_seed(0)).to(self._features.device)
-        folded = backbones.folded(self.net_, probe)
+        """The student with its batch norms, where it has any, folded and in channels_last, which is what scores."""
+        folded = self.net_
+        if any(isinstance(module, nn.BatchNorm2d) for module in folded.modules()):
+            probe = torch.rand(PROBE, generator=torch.Generator().manual_seed(0)).to(self._features.device)
+            folded = backbones.folded(folded, probe)
         self._folded = (deepcopy(folded) if folded is self.net_ else folded).to(memory_format=torch.channels_last)
 
 

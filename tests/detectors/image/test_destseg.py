@@ -12,7 +12,7 @@ from pipeline.parts import perlin
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
 from pipeline.parts.losses import focal
-from pipeline.parts.regions import positions
+from pipeline.parts.regions import counted, positions
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 2, "width": 4, "hidden": 8}
@@ -149,18 +149,29 @@ def test_masks_teach_the_reader_and_defects_without_one_are_left_out(caplog: pyt
     np.testing.assert_array_equal(some, same)
 
 
-def test_what_does_not_count_is_not_seen() -> None:
+@pytest.mark.parametrize("segment", [True, False])
+def test_what_does_not_count_is_not_seen(segment: bool) -> None:
     train, region = stripes(4, 0), np.ones((4, SIDE, SIDE), bool)
     region[:, :, :20] = False
-    made = {"backbone": Backbone(levels=[0]), **TINY, "segment": False}  # a narrow teacher
+    made = {"backbone": Backbone(levels=[0]), **TINY, "segment": segment}  # a narrow teacher
     first = DeSTSeg(**made).fit(view(train, region=region))
+    with torch.no_grad():
+        first.reader_.last[-1].weight *= 30  # after so few steps it would hardly heed what it sees
     batch = whole(view(stripes(3, 2), region=region[:3]))
     spoiled = batch.x.copy()
     spoiled[:, :, 16:28, :4] = 255
     expected, found = first.score(batch), first.score(replace(batch, x=spoiled))
     np.testing.assert_allclose(found.sample, expected.sample, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.local[:, :, 20:], expected.local[:, :, 20:], rtol=1e-4, atol=1e-5)
     seen, free = (first.score(replace(batch, x=one, region=None)).local for one in (spoiled, batch.x))
     assert np.abs(seen - free).max() > 1e-3
+    inside, mark = torch.from_numpy(region[:3]), torch.zeros(3, SIDE, SIDE, dtype=torch.int8)
+    taught, same = (
+        first._segmenting(first.reader_, Drawn(x, inside, mark, counted(batch, (12, 12), inside.device), [], []))
+        for x in (batch.x, spoiled)
+    )
+    for name, loss in taught.items():
+        assert same[name].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_repeats_survives_its_state_bit_for_bit_and_takes_any_batch() -> None:

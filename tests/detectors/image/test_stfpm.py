@@ -13,6 +13,8 @@ from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 2}
 NET = Backbone("test_resnet", levels=[1, 2])  # a timm network of few weights, random ones
+SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 112, "dynamic_img_size": True}
+VIT = Backbone("vit_small_patch14_dinov2", levels=[0, 1], extra=SMALL)  # takes multiples of 14 pixels alone
 
 
 def test_the_loss_of_a_level_by_hand() -> None:
@@ -133,6 +135,15 @@ def test_repeats_survives_its_state_bit_for_bit_and_takes_any_batch() -> None:
     with_one, without = STFPM(**TINY).fit(view(x, np.r_[np.zeros(6), 1], mask)), STFPM(**TINY).fit(view(x[:6]))
     np.testing.assert_array_equal(with_one.score(test).sample, without.score(test).sample)
     assert with_one.embed(test).shape == (5, 64)
+
+
+def test_a_vit_whose_patches_are_not_of_8_or_16_pixels_learns_and_comes_back() -> None:
+    x = np.pad(stripes(4, 0), ((0, 0), (0, 0), (0, 8), (0, 8)), mode="reflect")  # 56 x 56
+    detector = STFPM(VIT, **TINY).fit(view(x))
+    scores = detector.score(whole(view(x)))
+    assert scores.local.shape == (4, 56, 56)
+    again = STFPM(VIT, **TINY).from_state(detector.state()).score(whole(view(x)))
+    np.testing.assert_array_equal(again.local, scores.local)
 
 
 def test_refusals_and_a_single_flat_image() -> None:
