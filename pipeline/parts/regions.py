@@ -13,10 +13,14 @@ from pipeline.protocols import ANOMALOUS, UNKNOWN, Batch
 def counted(batch: Batch, size: tuple[int, int], where: torch.device) -> Tensor:
     """bool `(n, h', w')` on the device `where` for a map of `size` (h', w'): True where at least half of the pixels
     behind a position are in `batch.region`. Every image has one True at least: its fullest positions."""
-    n = len(batch)
     if batch.region is None:
-        return torch.ones((n, *size), dtype=torch.bool, device=where)
-    share = F.adaptive_avg_pool2d(torch.from_numpy(batch.region).to(where, torch.float32)[:, None], size)[:, 0]
+        return torch.ones((len(batch), *size), dtype=torch.bool, device=where)
+    return covered(torch.from_numpy(batch.region).to(where), size)
+
+
+def covered(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """`counted` for a region of pixels, bool `(n, h, w)`; all is True of an image in which no pixel counts."""
+    share = F.adaptive_avg_pool2d(region.float()[:, None], size)[:, 0]
     fullest = share.amax(dim=(1, 2), keepdim=True)
     return share >= fullest.clamp(max=0.5)
 

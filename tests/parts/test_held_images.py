@@ -35,6 +35,42 @@ def test_what_does_not_count_is_black_and_blocks_are_means() -> None:
     assert unit(images, torch.device("cpu")).max() <= 1
 
 
+def test_unlabelled_images_are_normal_where_none_is_labelled() -> None:
+    x = stripes(3, 0)
+    for label, expected in (([-1, -1, -1], [0, 0, 0]), ([-1, -1, 1], [0, 0, 1]), ([-1, 0, 1], [-1, 0, 1])):
+        assert hold_images(view(x, np.array(label)), 1, 0).label.tolist() == expected
+
+
+def test_the_draw_loses_no_category_that_has_normals() -> None:
+    room = 10**6 // (5 * SIDE**2)  # 86
+    x = stripes(300, 0)
+    label = np.r_[np.zeros(2), np.ones(298)]
+    category = ["a", "b"] + ["a"] * 200 + ["c"] * 98
+    for seed in range(3):
+        held = hold_images(view(x, label, category=category), cache=1, seed=seed)
+        assert len(held) == len(np.unique(held.at)) == room
+        assert {held.category[i] for i in held.normals} == {"a", "b"}
+        np.testing.assert_array_equal(held.label, label[held.at])
+        assert held.category == [category[i] for i in held.at]
+    with pytest.raises(DataError, match=r"a normal image of each of 87 categories, 1\.0 MB, got 1"):
+        hold_images(view(x[:87], category=[str(i) for i in range(87)]), cache=1, seed=0)
+
+
+def test_few_normals_are_repeated_as_far_as_there_is_room() -> None:
+    x, mask = planted(4, 0)
+    train = view(x, np.r_[0, 0, 0, 1], mask, category=["a", "b", "c", "c"])
+    held = hold_images(train, cache=1, seed=0, normals=7)
+    assert held.at.tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]
+    assert held.label.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert "".join(held.category) == "abccabcabc"
+    np.testing.assert_array_equal(held.x, x[held.at])
+    np.testing.assert_array_equal(held.marked, [3])
+    assert hold_images(train, cache=1, seed=0, normals=3).at.tolist() == [0, 1, 2, 3]
+    more = 10**6 // 6 - 5 * SIDE**2  # six fit
+    assert hold_images(train, 1, 0, normals=7, beside=lambda _: more).at.tolist() == [0, 1, 2, 3, 0, 1]
+    assert len(hold_images(train, 1, 0, normals=7, beside=lambda x: x.nbytes * 40)) == 3
+
+
 def test_the_budget_and_the_sizes_that_it_takes() -> None:
     few = hold_images(view(stripes(100, 0)), cache=1, seed=0)
     assert len(few) == 10**6 // (5 * SIDE**2) == len(np.unique(few.at))

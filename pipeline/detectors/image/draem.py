@@ -28,8 +28,8 @@ from pipeline.parts.losses import focal
 from pipeline.parts.perlin import corrupted
 from pipeline.parts.regions import counted
 from pipeline.parts.ssim import ssim
-from pipeline.protocols import UNKNOWN, Batch, Samples, Scores, State
-from pipeline.samples import normals
+from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
+from pipeline.samples import normals, presumed_normal
 
 HIDDEN = 32  # width between the layers that attenuate
 TOLERATED = 1.5  # times that a patch's error may exceed what it is without the texture before its features are weakened
@@ -91,11 +91,13 @@ class Draem:
         self.history_: list[dict[str, float]] = []
 
     def fit(self, train: Samples) -> Self:
-        """Train on uint8 images `(n, 3, h, w)`, at least shrink * 2**(depth + 1) pixels high and wide.
+        """Train on uint8 images `(n, 3, h, w)`, at least shrink * 2**(depth + 1) pixels high and wide; of unknown
+        label only where none is labelled normal, as normals.
 
-        Raises DataError without normals, for images too small or of differing sizes."""
+        Raises DataError without normals, for images too small or of differing sizes, or when `cache` does not hold a
+        normal one of each category."""
         normals(train)
-        some = train[train.label != UNKNOWN]
+        some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
         held = hold_images(some, self.cache, self.seed, self.shrink, self.shrink * 2 ** (self.depth + 1))
         where = device()
         with seeded(self.seed):

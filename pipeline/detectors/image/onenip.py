@@ -2,7 +2,8 @@
 
 Gao (ECCV 2024), "Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt",
 https://arxiv.org/abs/2505.09264; jitter and neighbour masks after You et al. (NeurIPS 2022), UniAD,
-https://arxiv.org/abs/2206.03687. Defaults are for a CPU; what is called the paper's is its repository's.
+https://arxiv.org/abs/2206.03687. Defaults are for a CPU; what is called the paper's is its repository's, which also
+makes each synthetic anomaly anew, jitters the prompts, clips gradients (at 0.1) and has dropout (0.1).
 """
 
 from collections.abc import Iterator
@@ -28,13 +29,14 @@ from pipeline.parts.losses import dice
 from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.perlin import corrupted
 from pipeline.parts.progress import tracked
-from pipeline.parts.regions import counted, enlarged, largest, pooled
+from pipeline.parts.regions import counted, covered, enlarged, largest, pooled
 from pipeline.parts.tokens import laid_out, on_grid, tokens
-from pipeline.protocols import NORMAL, UNKNOWN, Batch, Samples, Scores, State
-from pipeline.samples import normals
+from pipeline.protocols import ANOMALOUS, NORMAL, Batch, Samples, Scores, State
+from pipeline.samples import normals, presumed_normal
 
 LEVELS = (1, 2, 3)  # of a timm CNN; the paper merges the four stages of an EfficientNet-B4 at stride 16
 BATCH = 16  # images looked at together
+TWINS = 32  # least number of corrupted twins: with fewer normals, each has several
 FINER = 4  # times that the refiner's map is finer than the tokens
 
 
@@ -83,7 +85,7 @@ class OneNIP:
     smooth: Annotated[float, Ge(0), Le(1)] = 4 / 224
     """Sigma of the blur of the map, as a share of the image's shorter side."""
     cache: Annotated[int, Ge(1)] = 1000
-    """Most MB (10^6 bytes) of images held during fit, beside their features; of more, as many as it holds are drawn."""
+    """Most MB (10^6 bytes) of images and their features held during fit; of more, as many as it holds are drawn."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the first weights, the images drawn, the textures and the noise."""
 
@@ -93,13 +95,14 @@ class OneNIP:
             raise ParamsError(f"onenip.heads must divide width = {self.width}, got {self.heads}")
 
     def fit(self, train: Samples) -> Self:
-        """Train on uint8 images `(n, 3, h, w)`; images of unknown label are left out.
+        """Train on uint8 images `(n, 3, h, w)`; of unknown label only where none is labelled normal, as normals.
 
-        Raises DataError without normals, for images of differing sizes, or for a grid too small to attend to."""
+        Raises DataError without normals, for differing sizes, a grid too small to attend to, or a `cache` too small."""
         normals(train)
         self._features = features.load(self.backbone, LEVELS)
         where, rng = self._features.device, np.random.default_rng(self.seed)
-        held = hold_images(train[train.label != UNKNOWN], self.cache, self.seed)
+        some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
+        held = hold_images(some, self.cache, self.seed, normals=TWINS, beside=lambda x: 4 * self._maps(x).numel())
         known = self._known(held, rng)
         with seeded(self.seed):
             net = self._net(known.clean.shape).to(where).train()
@@ -118,10 +121,10 @@ class OneNIP:
         Raises DataError for a category unseen in training."""
         must_be_fitted(self, "net_")
         checked(batch, self.size_)
-        at = self._places(batch)
         with torch.inference_mode():
+            prompts = self.net_.looked(self.prompts_)[self._places(batch)]
             maps = standardised(self._maps(shrunk(batch)[0]), self.mean_, self.spread_)
-            made, odd = self.net_(maps, self.net_.looked(self.prompts_)[at])
+            made, odd = self.net_(maps, prompts)
             parts = ((1 - self.refined) * (made - maps).norm(dim=1), self.refined * self.scale_ * odd.sigmoid())
             local = sum(enlarged(x, self.size_, self.smooth, counted(batch, x.shape[1:], x.device)) for x in parts)
             sample = largest(local, counted(batch, self.size_, local.device))
@@ -134,8 +137,7 @@ class OneNIP:
 
     def state(self) -> State:
         must_be_fitted(self, "net_")
-        own = {"mean": self.mean_, "spread": self.spread_, "prompts": self.prompts_}.items()
-        arrays = {name: tensor.cpu().numpy() for name, tensor in own}
+        arrays = {name: getattr(self, f"{name}_").cpu().numpy() for name in ("mean", "spread", "prompts")}
         meta = {"size": list(self.size_), "weights_sha256": self.hash_}
         meta |= {"scale": self.scale_, "categories": self.categories_}
         return State(nets.arrays(self.net_) | arrays | self._features.arrays(), meta)
@@ -169,25 +171,25 @@ class OneNIP:
     def _known(self, held: Images, rng: np.random.Generator) -> "Known":
         """Features of all images and of a corrupted twin of each normal one."""
         clean, twins, marks, counts, moments = [], [], [], [], Moments()
-        good, starts = held.label == NORMAL, range(0, len(held), BATCH)
-        for start in tracked(starts, len(starts), "features", "batches"):
-            part = slice(start, start + BATCH)
+        good, parts = held.label == NORMAL, [slice(start, start + BATCH) for start in range(0, len(held), BATCH)]
+        for part in tracked(parts, len(parts), "features", "batches"):
             images, inside = held.x[part], held.inside[part]
             seen, where = images.copy(), held.marks[part].copy()
             for nth, i in enumerate(np.flatnonzero(good[part])):
                 seen[i], where[i] = corrupted(images[good[part]], nth, rng, 1.0, inside=inside[i])
             maps = self._maps(images)
-            inside = F.adaptive_avg_pool2d(torch.from_numpy(inside)[:, None].float(), maps.shape[2:])[:, 0] >= 0.5
+            inside = covered(torch.from_numpy(inside), maps.shape[2:])
             rows = maps.permute(0, 2, 3, 1)[good[part]][inside[good[part]].to(maps.device)]
             if len(rows):
                 moments.add(rows)
             fine = (FINER * maps.shape[2], FINER * maps.shape[3])
             marks.append(F.adaptive_max_pool2d(torch.from_numpy(where)[:, None].float(), fine)[:, 0])
-            clean.append(maps)
-            twins.append(self._maps(seen))
-            counts.append(inside)
+            for to, one in ((clean, maps), (twins, self._maps(seen)), (counts, inside)):
+                to.append(one.cpu())
         self.mean_, self.spread_ = moments.found()
-        clean, twins = ([standardised(x, self.mean_, self.spread_).half().cpu() for x in y] for y in (clean, twins))
+        for each in (clean, twins):
+            for i, maps in enumerate(each):
+                each[i] = standardised(maps, self.mean_.cpu(), self.spread_.cpu()).half()
         return Known(*(torch.cat(x) for x in (clean, twins, marks, counts)))
 
     def _drawn(self, held: Images, known: "Known", rng: np.random.Generator, where: torch.device) -> Iterator["Drawn"]:
@@ -222,7 +224,7 @@ class OneNIP:
 
     def _remember(self, held: Images, known: "Known", where: torch.device) -> None:
         """The prompt of each category, the normal image whose mean is nearest to that of all, and the refiner's scale:
-        the middle of the smallest and the largest error of the twins (the paper's is of all that is tested)."""
+        the middle of the least and the largest error of the twins that count (the paper's is of all that is tested)."""
         names, good = np.array(held.category), held.normals
         self.categories_ = sorted({held.category[i] for i in good})
         prompts, ends = [], []
@@ -232,9 +234,9 @@ class OneNIP:
             nearest = at[int((means - means.mean(dim=0)).norm(dim=1).argmin())]
             prompts.append(self._prompt(known, [nearest]).to(where))
             context = self.net_.looked(prompts[-1])
-            for start in range(0, len(at), BATCH):
-                maps = known.twins[at[start : start + BATCH]].to(where).float()
-                wrong = (self.net_(maps, context.expand(len(maps), -1, -1))[0] - maps).norm(dim=1)
+            for some in np.split(at, range(BATCH, len(at), BATCH)):
+                maps, inside = known.twins[some].to(where).float(), known.inside[some].to(where)
+                wrong = (self.net_(maps, context.expand(len(maps), -1, -1))[0] - maps).norm(dim=1)[inside]
                 ends += [float(wrong.min()), float(wrong.max())]
         self.prompts_, self.scale_ = torch.cat(prompts), (min(ends) + max(ends)) / 2
 
@@ -269,9 +271,8 @@ class Rebuilding(nn.Module):
         channels, self.grid = shape[1], tuple(shape[2:])
         self.into, self.out = nn.Linear(channels, width), nn.Linear(width, channels)
         self.place = nn.Parameter(0.02 * torch.randn(1, shape[2] * shape[3], width))
-        self.own = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.across = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.back = nn.ModuleList(Block(width, heads) for _ in range(depth - 1 if back else 0))
+        counts = (depth, depth, depth - 1 if back else 0)
+        self.own, self.across, self.back = (nn.ModuleList(Block(width, heads) for _ in range(n)) for n in counts)
         self.norm = nn.LayerNorm(width)
         self.refiner = nn.Sequential(
             nets.convolution(channels, hidden),
@@ -290,8 +291,7 @@ class Rebuilding(nn.Module):
         return x
 
     def forward(self, maps: Tensor, prompt: Tensor, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Maps `(n, c, h, w)` rebuilt from what `looked` made of their prompts, and logits of an anomaly FINER times
-        finer; what is rebuilt is seen through `noise`."""
+        """Maps `(n, c, h, w)`, seen through `noise`, rebuilt from `looked` prompts; logits, FINER times finer."""
         x, seen = prompt, self.looked(maps + noise)
         for nth, block in enumerate(self.across):
             x = block(x, seen, self.allowed)

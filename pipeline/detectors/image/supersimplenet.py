@@ -6,7 +6,7 @@ Detection Model for all Supervision Regimes" (2025), https://arxiv.org/abs/2508.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,7 +26,7 @@ from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest, positions
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
-from pipeline.samples import normals
+from pipeline.samples import normals, presumed_normal
 
 LEVELS = (2, 3)  # of a timm backbone, as in the paper
 BATCH = 16  # images looked at together when features are taken
@@ -83,12 +83,12 @@ class SuperSimpleNet:
         self.history_: list[dict[str, float]] = []
 
     def fit(self, train: Samples) -> Self:
-        """Train on uint8 images `(n, 3, h, w)`; images of unknown label are left out.
+        """Train on uint8 images `(n, 3, h, w)`; of unknown label only where none is labelled normal, as normals.
 
         Raises DataError without normals, for images of differing sizes, or when `cache` does not hold one."""
         normals(train)
         self._features = features.load(self.backbone, LEVELS)
-        held = self._held(train[train.label != UNKNOWN])
+        held = self._held(train[presumed_normal(train.label) | (train.label == ANOMALOUS)])
         where, rng = self._features.device, np.random.default_rng(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
@@ -152,12 +152,13 @@ class SuperSimpleNet:
         return self
 
     def _held(self, some: Samples) -> "Held":
-        """Merged maps of as many images as `cache` holds, drawn evenly, with what is known of their positions."""
+        """Merged maps of as many images as `cache` holds, drawn evenly, with what is known of their positions; those of
+        unknown label stand for normals."""
         maps, targets, insides, labels, size, moments = [], [], [], [], None, Moments()
         chosen = np.arange(len(some))
         with Progress(len(some), "features", "images") as bar:
             for batch in some.batches(BATCH):
-                images = checked(batch, size)
+                images, batch = checked(batch, size), as_normal(batch)
                 found = features.patches(self._features.maps(images), batch)
                 if size is None:
                     size, chosen = images.shape[2:], self._chosen(found[0].numel() * HALF, len(some))
@@ -260,6 +261,15 @@ class Heads(nn.Module):
 def upscaled(maps: Tensor, times: int) -> Tensor:
     """`maps` `(n, c, h', w')` enlarged (bilinear)."""
     return maps if times == 1 else F.interpolate(maps, scale_factor=times, mode="bilinear", align_corners=False)
+
+
+def as_normal(batch: Batch) -> Batch:
+    """`batch` with its images of unknown label as normal ones, and so their pixels of unknown label."""
+    unknown = batch.label == UNKNOWN
+    mask = batch.mask
+    if mask is not None:
+        mask = np.where(unknown[:, None, None] & (mask == UNKNOWN), NORMAL, mask).astype(np.int8)
+    return replace(batch, label=np.where(unknown, NORMAL, batch.label).astype(np.int8), mask=mask)
 
 
 def position_labels(batch: Batch, size: tuple[int, int]) -> Tensor:

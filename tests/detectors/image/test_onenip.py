@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.detectors.image.onenip import Drawn, OneNIP
+from pipeline.detectors.image.onenip import TWINS, Drawn, Known, OneNIP
 from pipeline.errors import DataError, NotFittedError, ParamsError
 from pipeline.parts.attention import apart
 from pipeline.parts.device import seeded
 from pipeline.parts.features import Backbone
+from pipeline.parts.held_images import Images, hold_images
 from pipeline.parts.losses import dice
+from pipeline.protocols import Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"backbone": Backbone(levels=[2, 3]), "steps": 3, "batch": 2, "labelled": 1, "width": 8, "depth": 1, "hidden": 4}
@@ -124,8 +126,8 @@ def test_each_category_has_its_prompt_and_others_are_refused() -> None:
 
 
 def test_labelled_anomalies_teach_where_they_have_a_mask_and_a_prompt() -> None:
-    x, masks = planted(5, 0)
-    label = np.array([0, 0, 0, 0, 1])
+    x, masks = planted(TWINS + 1, 0)
+    label = np.r_[[0] * TWINS, 1]
 
     def score(given: np.ndarray, mask: np.ndarray, category: list[str] | None = None) -> np.ndarray:
         return OneNIP(**TINY).fit(view(x, given, mask, category=category)).score(whole(view(x[:2]))).sample
@@ -133,7 +135,7 @@ def test_labelled_anomalies_teach_where_they_have_a_mask_and_a_prompt() -> None:
     taught, alone = score(label, masks), score(np.where(label, -1, 0), masks)
     assert not np.array_equal(taught, alone)
     np.testing.assert_array_equal(score(label, np.zeros_like(masks)), alone)
-    np.testing.assert_array_equal(score(label, masks, [""] * 4 + ["other"]), alone)
+    np.testing.assert_array_equal(score(label, masks, [""] * TWINS + ["other"]), alone)
 
 
 def test_repeats_survives_its_state_and_does_not_care_about_batches() -> None:
@@ -156,6 +158,79 @@ def test_what_does_not_count_is_not_seen() -> None:
     scores, same = (one.score(whole(view(images, region=region))) for one, images in ((first, x), (second, other)))
     np.testing.assert_array_equal(scores.sample, same.sample)
     np.testing.assert_array_equal(scores.local, same.local)
+
+
+@pytest.mark.parametrize("tiny", [0, 3])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_region_that_fills_no_position_counts_where_it_is_fullest(tiny: int, every: int) -> None:
+    x, region = stripes(6, 0), np.ones((6, SIDE, SIDE), bool)
+    region[::every] = False
+    region[::every, 20 : 20 + tiny, 20 : 20 + tiny] = True
+    detector = OneNIP(**TINY).fit(view(x, region=region))
+    assert np.isfinite([list(row.values()) for row in detector.history_]).all()
+    assert np.isfinite(detector.score(whole(view(x, region=region))).sample).all()
+
+
+def test_the_refiners_scale_does_not_see_what_does_not_count() -> None:
+    class Net:
+        """Errs by 1 where it counts, by 100 elsewhere."""
+
+        def looked(self, prompt: torch.Tensor) -> torch.Tensor:
+            return prompt.flatten(2)
+
+        def __call__(self, maps: torch.Tensor, prompt: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return maps + torch.tensor([[1.0, 100.0], [1.0, 100.0]]), None
+
+    detector, maps = OneNIP(), torch.zeros(2, 1, 2, 2, dtype=torch.float16)
+    detector.net_ = Net()
+    inside = torch.tensor([[[True, False], [True, False]]]).repeat(2, 1, 1)
+    known = Known(maps, maps, torch.zeros(2, 8, 8), inside)
+    detector._remember(hold_images(view(stripes(2, 0)), 1, 0), known, torch.device("cpu"))
+    assert detector.scale_ == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("anomalies", [0, 1])
+def test_unlabelled_images_stand_for_normals_where_none_is_labelled(anomalies: int) -> None:
+    x, masks = planted(4, 0)
+    label, test = np.r_[-1, -1, -1, [1] * anomalies], whole(view(x[:2]))
+    presumed = OneNIP(**TINY).fit(view(x[: len(label)], label, masks[: len(label)])).score(test)
+    told = OneNIP(**TINY).fit(view(x[: len(label)], label.clip(0), masks[: len(label)])).score(test)
+    np.testing.assert_array_equal(presumed.sample, told.sample)
+    left_out = OneNIP(**TINY).fit(view(x[:3], np.array([0, -1, 0]))).score(test)
+    np.testing.assert_array_equal(left_out.sample, OneNIP(**TINY).fit(view(x[[0, 2]])).score(test).sample)
+
+
+def held_and_known(detector: OneNIP, train: Samples) -> tuple[Images, Known]:
+    """What a fit of `detector` to `train` holds."""
+    seen: list[tuple[Images, Known]] = []
+
+    def watched(held: Images, rng: np.random.Generator) -> Known:
+        seen.append((held, OneNIP._known(detector, held, rng)))
+        return seen[0][1]
+
+    detector._known = watched
+    detector.fit(train)
+    return seen[0]
+
+
+def test_few_normals_have_several_twins_each() -> None:
+    held, found = held_and_known(OneNIP(**TINY), view(stripes(3, 0)))
+    assert len(held.normals) >= TWINS
+    torch.testing.assert_close(found.clean[0], found.clean[3])  # the same image
+    assert len({twin.numpy().tobytes() for twin in found.twins}) == len(found.twins)
+
+
+def test_features_count_in_the_budget_and_a_category_is_not_lost() -> None:
+    x = stripes(60, 0)
+    fine = {**TINY, "backbone": Backbone(levels=[0, 1]), "cache": 1}
+    detector = OneNIP(**fine)
+    held, found = held_and_known(detector, view(x, category=["many"] * 59 + ["one"]))
+    assert found.clean.dtype == found.twins.dtype == torch.float16
+    each = sum(part[0].nbytes for part in (held.x, held.marks, held.inside, found.clean.numpy(), found.twins.numpy()))
+    assert len(held) == 10**6 // each < 60
+    assert detector.categories_ == ["many", "one"]
+    with pytest.raises(DataError, match="cache must hold a normal image of each of 60 categories"):
+        OneNIP(**fine).fit(view(x, category=[f"c-{i}" for i in range(60)]))
 
 
 def test_refusals() -> None:

@@ -170,6 +170,20 @@ def test_a_cache_too_small_is_said_or_refused(caplog: pytest.LogCaptureFixture) 
         SuperSimpleNet(**TINY, cache=1).fit(view(np.repeat(np.repeat(large[:1], 2, axis=2), 2, axis=3)))
 
 
+@pytest.mark.parametrize("anomalies", [0, 1])
+def test_unlabelled_images_stand_for_normals_where_none_is_labelled(anomalies: int) -> None:
+    x, masks = planted(4, 0)
+    label, test = np.r_[-1, -1, -1, [1] * anomalies], whole(view(x[:2]))
+    x, masks = x[: len(label)], masks[: len(label)].astype(np.int8)
+    unknown = np.where(label[:, None, None] == -1, np.int8(-1), masks)  # as the modality gives them
+    presumed = SuperSimpleNet(**TINY).fit(view(x, label, unknown)).score(test)
+    np.testing.assert_array_equal(
+        presumed.local, SuperSimpleNet(**TINY).fit(view(x, label.clip(0), masks)).score(test).local
+    )
+    left_out = SuperSimpleNet(**TINY).fit(view(x[:3], np.array([0, -1, 0]))).score(test)
+    np.testing.assert_array_equal(left_out.local, SuperSimpleNet(**TINY).fit(view(x[[0, 2]])).score(test).local)
+
+
 def test_refusals() -> None:
     batch = whole(view(stripes(2, 0)))
     with pytest.raises(NotFittedError):
