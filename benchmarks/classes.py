@@ -5,9 +5,11 @@
 The anomalies of the split's `test` are clustered into as many classes as they have kinds (transductive, as in the
 paper: they are what is learned from, without their kinds), beside the normals of `train`. A line of JSON per method and
 seed, then the table. F1 is micro F1 after the best one-to-one match of clusters with kinds (Hungarian), so the share of
-images in the right class; NMI and ARI are scikit-learn's. An image without a class is wrong in F1 and of a cluster of
-its own in the others. With `--on calibrate` the anomalies are those that cut-paste and Perlin noise make of the normals
-of `calibrate`, and their kinds the four ways of making them: so settings are chosen without a look at a test label.
+images in the right class; NMI and ARI are scikit-learn's. An image without a class is wrong in F1. In NMI and ARI all
+such images are one cluster, or each is one of its own, whichever gives less: as one they gain where they are alike, and
+one by one NMI counts up (0.4 for 392 images in five kinds of which none has a class). With `--on calibrate` the
+anomalies are those that cut-paste and Perlin noise make of the normals of `calibrate`, and their kinds the four ways of
+making them: so settings are chosen without a look at a test label.
 """
 
 import argparse
@@ -27,7 +29,8 @@ import yaml
 
 from benchmarks.images import KNOWN
 
-MARK = {"f1": 0.128, "nmi": 0.057, "ari": 0.108}  # what the paper's method has over the best other, MuSc's maps
+# Of the paper on MTD, its set of magnetic tile defects: what it has over the best other with MuSc's maps; what it has
+MARK = {"f1": 0.128, "nmi": 0.057, "ari": 0.108}
 PAPER = {"f1": (0.509, 0.617), "nmi": (0.268, 0.380), "ari": (0.228, 0.390)}  # with MuSc's, with PatchCore's maps
 WHOLE = "k-means, whole image"
 OFF: dict[str, dict[str, Any]] = {
@@ -39,7 +42,8 @@ OFF: dict[str, dict[str, Any]] = {
 
 
 def reached(kind: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """F1, NMI and ARI of clusters `found` (-1: none) against the kinds, both `(n,)`."""
+    """F1, NMI and ARI of clusters `found` (-1: none) against the kinds, both `(n,)`. Those of none are one cluster or
+    as many as they are, whichever gives less."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -48,10 +52,11 @@ def reached(kind: np.ndarray, found: np.ndarray) -> dict[str, float]:
     np.add.at(table, (found[found >= 0], true[found >= 0]), 1)
     rows, columns = linear_sum_assignment(-table)
     f1 = float(table[rows, columns].sum() / len(kind))
+    alone = np.where(found < 0, found.max() + 1 + np.arange(len(found)), found)
     return {
         "f1": f1,
-        "nmi": float(normalized_mutual_info_score(true, found)),
-        "ari": float(adjusted_rand_score(true, found)),
+        "nmi": min(float(normalized_mutual_info_score(true, each)) for each in (found, alone)),
+        "ari": min(float(adjusted_rand_score(true, each)) for each in (found, alone)),
     }
 
 
@@ -135,7 +140,7 @@ def measured(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Means and spreads over the seeds, as Markdown; gains over the best k-means of each metric."""
+    """Means and spreads over the seeds, as Markdown; gains over the best of its k-means in each metric."""
     frame = pd.DataFrame(lines)
     plain = frame[frame["method"].str.startswith("k-means")].groupby("method")[list(MARK)].mean().max()
     rows = ["| method | F1 | NMI | ARI | without a class |", "|---|---|---|---|---|"]
@@ -146,12 +151,14 @@ def table(lines: list[dict[str, Any]]) -> str:
     if (frame["method"] == "AnomalyNCD").any():
         ours = frame[frame["method"] == "AnomalyNCD"][list(MARK)].mean()
         whole = frame[frame["method"] == WHOLE][list(MARK)].mean()
-        for words, other in ((f"gain over {WHOLE}", whole), ("gain over the best k-means", plain)):
+        for words, other in ((f"gain over {WHOLE}", whole), ("gain over the best k-means above", plain)):
             gains = [f"{100 * (ours[key] - other[key]):+.1f}" for key in MARK]
             rows.append(f"| {words} | {' | '.join(gains)} | |")
-    rows.append(f"| the paper's gain over the best other | {' | '.join(f'{100 * MARK[key]:+.1f}' for key in MARK)} | |")
+    gains = [f"{100 * MARK[key]:+.1f}" for key in MARK]
+    rows.append(f"| the paper's gain over the best other, on MTD | {' | '.join(gains)} | |")
     for i, maps in enumerate(("MuSc", "PatchCore")):
-        rows.append(f"| the paper's, maps of {maps} | {' | '.join(f'{100 * PAPER[key][i]:.1f}' for key in PAPER)} | |")
+        cells = [f"{100 * PAPER[key][i]:.1f}" for key in PAPER]
+        rows.append(f"| the paper's, maps of {maps}, on MTD | {' | '.join(cells)} | |")
     return "\n".join(rows) + "\n"
 
 
@@ -188,19 +195,23 @@ def page(command: str, found: str) -> str:
 Made by `{command}`.
 
 AnomalyNCD (Huang et al., CVPR 2025, https://arxiv.org/abs/2410.14379) clusters anomalies into kinds. Here it sees the
-anomalies of the test part without their kinds, beside the normals of training, as in the paper; k-means sees the same
-frozen features: means over the whole image, over the image's largest region, and over that region under its mask.
-Means over the seeds, in percent, and the standard deviation between them.
+anomalies of the test part (with `--on calibrate`, those made of the normals of `calibrate`) without their kinds, beside
+the normals of training, as in the paper. The k-means of the table see the same frozen features: of the whole image, of
+what is cut out around the image's largest region, or of that region under its mask, as their names say. Means over the
+seeds, in percent, and the standard deviation between them; the best k-means is that of each metric.
 
 {found}
-The k-means of regions has the first half of the method, binarisation and masks, and lacks the second, what is learned.
-What is learned begins at centres of k-means, of regions looked at in several ways. Settings were chosen without these
-anomalies: on the 119 of mvtec_screw, of five kinds, on two uneven draws of these, and on synthetic anomalies. On
-mvtec_screw F1, NMI and ARI were 45.7, 26.3 and 16.5 % for the k-means of regions, 58.5, 36.3 and 29.5 % where training
-begins, and 60.2, 38.7 and 31.5 % after it (means of three seeds; chosen on it, so flattering).
-F1 is micro F1 after the best one-to-one match of clusters with kinds; an image without a class is wrong in it. The
-paper's figures are with DINO's ViT-B/8, which it trains further, with labelled defects of another data set, and with
-the normals of the test part as a kind of their own; ours are of a small CNN that stays as it is, and without both.
+k-means of regions has the first half of the method, binarisation and masks, and lacks the second, what is learned.
+What is learned begins at centres of k-means, of regions looked at in several ways. The default settings were chosen on
+the 119 anomalies of mvtec_screw, of five kinds, on two uneven draws of these, and on synthetic anomalies, so figures of
+other anomalies do not flatter. On mvtec_screw F1, NMI and ARI were 45.7, 26.3 and 16.5 % for the k-means of regions,
+58.5, 36.3 and 29.5 % where training begins, and 60.2, 38.7 and 31.5 % after it (means of three seeds; chosen on it, so
+flattering; images without a class counted as one cluster in NMI and ARI).
+F1 is micro F1 after the best one-to-one match of clusters with kinds; an image without a class is wrong in it. NMI and
+ARI of the table count such images as one cluster or as one each, whichever gives less. The paper's figures are of its
+own set of magnetic tile defects (MTD), with DINO's ViT-B/8, which it trains further, with labelled defects of another
+data set, and with the normals of the test part as a kind of their own; ours are of the backbone of the command, which
+stays as it is, and without both.
 """
 
 

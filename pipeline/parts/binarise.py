@@ -51,6 +51,14 @@ def main_elements(
     return np.zeros(anomaly_map.shape, bool) if end is None else anomaly_map > tried[end]
 
 
+def standing_out(
+    anomaly_map: np.ndarray, low: float, high: float, thresholds: int = 64, erosion: int = 1
+) -> np.ndarray:
+    """`main_elements` of a map; where none is stable, what rises half as high above `low` as its peak does."""
+    mask, peak = main_elements(anomaly_map, low, high, thresholds, erosion), float(anomaly_map.max())
+    return mask if mask.any() or peak <= low else anomaly_map > (low + peak) / 2
+
+
 def stable_end(counts: Sequence[int], least: int = STABLE) -> int | None:
     """Where the longest run of one count that is not 0 ends, the first of several; None when none is `least` long."""
     best, longest, start = None, least - 1, 0

@@ -56,18 +56,22 @@ def heights(peaks: Tensor, odd: Tensor) -> Tensor:
 
 def says(area: np.ndarray, whose: np.ndarray, temperature: float) -> np.ndarray:
     """What each region `(r,)` says of its image, `whose`: shares by which `merged` weights them."""
-    weight = np.exp(area / temperature)
+    most = np.zeros(whose.max() + 1)
+    np.maximum.at(most, whose, area)
+    weight = np.exp((area - most[whose]) / temperature)  # 1 of an image's largest region, so that nothing overflows
     return weight / np.bincount(whose, weight)[whose]
 
 
-def starts(x: Tensor, kind: Tensor, weight: Tensor, classes: int, normal: bool, heads: int, seed: int) -> Tensor:
+def starts(
+    x: Tensor, kind: Tensor, odd: Tensor, weight: Tensor, classes: int, normal: bool, heads: int, seed: int
+) -> Tensor:
     """Where prototypes begin, `(heads, known + normal + classes, d)`, among `x` `(r, d)` of unit length: means of known
-    kinds; that of regions of `weight` 0, normal ones, where a normal class is asked for; and centres of k-means of the
-    rest of novel kind, each counted by its `weight`, another draw for each head."""
-    rest = (kind == NOVEL) & (weight > 0)
+    kinds; that of regions of normal images, those not `odd` `(r,)`, where a normal class is asked for; and centres of
+    k-means of the rest of novel kind, each counted by its `weight` `(r,)`, another draw for each head."""
+    rest = (kind == NOVEL) & odd
     fixed = [x[kind == one].mean(dim=0) for one in range(int(kind.max()) + 1)]
     if normal:
-        low = (kind == NOVEL) & (weight == 0)
+        low = (kind == NOVEL) & ~odd
         fixed.append(x[low].mean(dim=0) if low.any() else -x[rest].mean(dim=0))
     found = []
     for head in range(heads):

@@ -7,7 +7,7 @@ turned, mirrored, recoloured and posterised, so nothing needs to be downloaded.
 
 import numpy as np
 
-THRESHOLD = 0.5  # noise above it is anomalous
+THRESHOLD = 0.5  # noise above it is anomalous; the paper draws its threshold anew for each mask, uniformly
 ATTEMPTS = 100  # draws of noise before a region is marked whole
 
 
@@ -82,8 +82,8 @@ def corrupted(
     inside: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image i of uint8 `(n, 3, h, w)` as it is or, with `chance`, with a texture from the batch blended in; and the
-    mask, bool `(h, w)`, within what counts of that image, `inside` bool `(h, w)`. `opacity` is 1 - beta of the paper,
-    drawn evenly."""
+    mask, bool `(h, w)`, within what counts of that image, `inside` bool `(h, w)`. `opacity` is the range of the
+    paper's beta, drawn evenly (there from 0.1 to 1)."""
     image = images[i]
     if rng.random() >= chance:
         return image, np.zeros(image.shape[1:], bool)

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from pipeline.parts.binarise import Box, boxes, cropped, looks, main_elements, root_area, search_range, stable_end
+from pipeline.parts.binarise import (
+    Box,
+    boxes,
+    cropped,
+    looks,
+    main_elements,
+    root_area,
+    search_range,
+    stable_end,
+    standing_out,
+)
 
 
 def test_main_elements_of_a_map_made_by_hand() -> None:
@@ -21,6 +31,17 @@ def test_a_faint_anomaly_is_looked_at_as_finely() -> None:
     found = np.full((12, 12), 0.1)
     found[3:6, 3:6] = 0.2
     assert main_elements(found, 0.1, 100.0).sum() == 9
+
+
+def test_where_nothing_is_stable_the_upper_half_of_the_peak_stands_out() -> None:
+    found = np.zeros((9, 9))
+    found[::2, ::2] = np.linspace(0.1, 1.0, 25).reshape(5, 5)  # each threshold finds one region more
+    assert not main_elements(found, 0.05, 1.0, thresholds=16).any()
+    np.testing.assert_array_equal(standing_out(found, 0.05, 1.0, thresholds=16), found > 0.525)
+    assert not standing_out(found, 1.0, 2.0).any()
+    found[:] = 0
+    found[2:4, 2:4] = 1
+    np.testing.assert_array_equal(standing_out(found, 0.1, 1.0), found == 1)
 
 
 def test_the_lowest_stable_threshold_is_taken() -> None:

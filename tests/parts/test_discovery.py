@@ -64,11 +64,14 @@ def test_draws_halve_the_batch_and_cool_down() -> None:
 def test_training_begins_where_regions_are() -> None:
     x = torch.eye(4)[[0, 0, 1, 1, 2, 3]]
     kind, weight = torch.tensor([-1, -1, -1, -1, -1, 0]), torch.tensor([1.0, 1.0, 0.5, 0.5, 0.0, 1.0])
-    found = discovery.starts(x, kind, weight, 2, True, 2, 0)
+    odd = torch.tensor([True, True, True, True, False, True])
+    found = discovery.starts(x, kind, odd, weight, 2, True, 2, 0)
     assert found.shape == (2, 4, 4)
     torch.testing.assert_close(found[0, 0], x[5])  # what is known
     torch.testing.assert_close(found[0, 1], x[4])  # what is normal
     assert sorted(found[0, 2:].tolist()) == sorted(torch.eye(4)[:2].tolist())
+    odd[4] = True  # of weight 0, and yet no region of a normal image
+    assert (discovery.starts(x, kind, odd, weight, 2, True, 2, 0)[:, 1, 2] <= 0).all()
 
 
 def test_heights_are_told_by_medians_and_not_by_one_outlier() -> None:
@@ -82,6 +85,7 @@ def test_what_regions_say_is_what_merging_weights() -> None:
     found = discovery.says(area, whose, 0.15)
     np.testing.assert_allclose(found[:2], torch.tensor(area[:2] / 0.15).softmax(dim=0).numpy())
     assert found[2] == 1
+    np.testing.assert_allclose(discovery.says(area, whose, 5e-4), [1, 0, 1], atol=1e-12)
 
 
 def test_a_space_holds_the_most_of_what_differs() -> None:

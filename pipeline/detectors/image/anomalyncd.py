@@ -5,6 +5,7 @@ Scenarios", https://arxiv.org/abs/2410.14379.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.errors import DataError
 from pipeline.parts import discovery, features, nets
 from pipeline.parts.backbones import at_depths
-from pipeline.parts.binarise import boxes, looks, main_elements, root_area, search_range
+from pipeline.parts.binarise import boxes, looks, root_area, search_range, standing_out
 from pipeline.parts.coreset import Coreset
 from pipeline.parts.device import seeded
 from pipeline.parts.discovery import NOVEL, Heads, Space
@@ -159,7 +160,7 @@ class AnomalyNCD:
             raise DataError("classify needs anomalous images in training, and this anomalyncd was trained without any")
         shown, whose, areas = [], [], []
         for i, local in enumerate(self._map(batch).cpu().numpy()):
-            mask = self._binarised(local)
+            mask = standing_out(local, *self.range_, self.thresholds, self.erosion)
             for box in boxes(mask):
                 shown += looks(images[i], mask, box, self.crop, self.views, np.random.default_rng(self.seed))
                 whose.append(i)
@@ -204,12 +205,6 @@ class AnomalyNCD:
         _, cosines = self.net_(self.space_.placed(seen).flatten(0, 1))
         return discovery.guessed(cosines[0].unflatten(0, seen.shape[:2]).mean(dim=1), self.known_, discovery.STUDENT)
 
-    def _binarised(self, local: np.ndarray) -> np.ndarray:
-        """The main elements of a map `(h, w)`; where none is stable, what rises half as high as its peak does."""
-        mask = main_elements(local, *self.range_, self.thresholds, self.erosion)
-        low, peak = self.range_[0], float(local.max())
-        return mask if mask.any() or peak <= low else local > (low + peak) / 2
-
     def _fill(self, some: Samples) -> None:
         """The bank: a coreset of the patches of normal images."""
         size = coreset = None
@@ -224,13 +219,22 @@ class AnomalyNCD:
         self.bank_, self.size_, self.hash_ = coreset.centres(), size, self._features.hash
         self._search = Bank(self.bank_)
 
-    @torch.inference_mode()
     def _map(self, batch: Batch) -> Tensor:
         """Distances to the bank, enlarged and blurred, `(n, h, w)`; 0 where nothing counts."""
+        return self._enlarged(self._distance(batch), batch)
+
+    @torch.inference_mode()
+    def _distance(self, batch: Batch) -> Tensor:
+        """The same of patches, `(n, h', w')`."""
         maps = features.patches(self._features.maps(batch.x), batch)
         inside = counted(batch, maps.shape[2:], maps.device)
         distance = maps.new_zeros(inside.shape)
         distance[inside] = self._search.nearest(maps.permute(0, 2, 3, 1)[inside])[0][:, 0]
+        return distance
+
+    @torch.inference_mode()
+    def _enlarged(self, distance: Tensor, batch: Batch) -> Tensor:
+        inside = counted(batch, distance.shape[1:], distance.device)
         local = enlarged(distance, self.size_, self.smooth, inside)
         return local * counted(batch, self.size_, local.device)
 
@@ -244,57 +248,53 @@ class AnomalyNCD:
             else:
                 token = self._features.maps_and_class(x)[1]
             if token is None:  # masked pooling
-                label = np.full(len(x), ANOMALOUS, np.int8)
                 region = masks if self.guided else None
-                cut = Batch([""] * len(x), x, label, region=region)
+                cut = Batch([""] * len(x), x, np.full(len(x), ANOMALOUS, np.int8), region=region)
                 token = torch.from_numpy(features.embedding(self._features.maps(x), cut)).to(self._features.device)
             found.append(token)
         return torch.cat(found)
 
     def _discover(self, parts: list[tuple[Samples, np.ndarray]]) -> None:
         """Regions of the images of some samples, each with their kinds, and a classifier of these."""
-        maps = [np.concatenate([self._map(batch).cpu().numpy() for batch in some.batches(BATCH)]) for some, _ in parts]
-        self.range_ = search_range(np.concatenate([each.max(axis=(1, 2)) for each in maps]))
-        rng = np.random.default_rng(self.seed)
-        vectors, peaks, kinds, whose, areas, ahead = [], [], [], [], [], 0
-        for (some, kind), local in zip(parts, maps, strict=True):
-            at = 0
-            for batch in some.batches(BATCH):
-                cuts = []
-                for i in range(len(batch)):
-                    mask = self._binarised(local[at + i])
-                    if kind[at + i] != NOVEL and batch.mask is not None and (batch.mask[i] == ANOMALOUS).any():
-                        mask = batch.mask[i] == ANOMALOUS  # what is known need not be found
-                    for box in boxes(mask):
-                        cuts += looks(batch.x[i], mask, box, self.crop, self.views, rng)
-                        inner = local[at + i][box.top : box.top + box.side, box.left : box.left + box.side]
-                        peaks.append(float(inner.max()))
-                        kinds.append(int(kind[at + i]))
-                        whose.append(ahead + at + i)
-                        areas.append(root_area(mask, box))
-                at += len(batch)
-                vectors += [self._vectors(cuts).cpu()] if cuts else []
-            ahead += at
-        image, own = np.array(whose, int), torch.tensor(kinds) == NOVEL
-        odd = torch.from_numpy(image < len(parts[0][1]))
-        found, wanted = int((own & odd).sum()), self.classes
+        coarse, tops = [], []  # maps are enlarged twice, as all of them at the images' size may not fit
+        for batch in chain.from_iterable(some.batches(BATCH) for some, _ in parts):
+            coarse.append(self._distance(batch))
+            tops.append(self._enlarged(coarse[-1], batch).amax(dim=(1, 2)).cpu())
+        self.range_ = search_range(torch.cat(tops).numpy())
+        kind, rng, at = np.concatenate([each for _, each in parts]), np.random.default_rng(self.seed), 0
+        vectors, peaks, whose, areas = [], [], [], []
+        for batch, distance in zip(chain.from_iterable(some.batches(BATCH) for some, _ in parts), coarse, strict=True):
+            cuts, maps = [], self._enlarged(distance, batch).cpu().numpy()
+            for i, local in enumerate(maps, at):
+                mask = standing_out(local, *self.range_, self.thresholds, self.erosion)
+                if kind[i] != NOVEL and batch.mask is not None and (batch.mask[i - at] == ANOMALOUS).any():
+                    mask = batch.mask[i - at] == ANOMALOUS  # what is known need not be found
+                for box in boxes(mask):
+                    cuts += looks(batch.x[i - at], mask, box, self.crop, self.views, rng)
+                    peaks.append(float(local[box.top : box.top + box.side, box.left : box.left + box.side].max()))
+                    whose.append(i)
+                    areas.append(root_area(mask, box))
+            at += len(batch)
+            vectors += [self._vectors(cuts).cpu()] if cuts else []
+        image = np.array(whose, int)
+        kinds, odd = torch.from_numpy(kind[image]), torch.from_numpy(image < len(parts[0][1]))
+        found, wanted = int(((kinds == NOVEL) & odd).sum()), self.classes
         if found < wanted:
             raise DataError(f"anomalyncd needs at least one anomalous region for each of {wanted} classes, got {found}")
         height = discovery.heights(torch.tensor(peaks), odd)
-        weight = torch.from_numpy(discovery.says(np.array(areas), image, self.merge)) * odd
-        given = (torch.cat(vectors).unflatten(0, (-1, self.views)), height, torch.tensor(kinds), weight.float())
+        weight = torch.from_numpy(discovery.says(np.array(areas), image, self.merge)).float()
+        given = (torch.cat(vectors).unflatten(0, (-1, self.views)), height, kinds, odd, weight)
         self._learn(*(each.to(self._features.device) for each in given))
 
-    def _learn(self, seen: Tensor, height: Tensor, kind: Tensor, weight: Tensor) -> None:
-        """Train on regions seen in several views, `(r, views, d)`, with the heights of their maps, kinds and weights in
-        the start, `(r,)`; these are 0 of normal images."""
-        self.space_ = Space.of(seen[(kind == NOVEL) & (weight > 0)].flatten(0, 1), self.parts)
+    def _learn(self, seen: Tensor, height: Tensor, kind: Tensor, odd: Tensor, weight: Tensor) -> None:
+        """Train on regions seen in several views, `(r, views, d)`, with the heights of their maps, their kinds, whether
+        they are of anomalies, and their weights in the start, `(r,)`."""
+        self.space_ = Space.of(seen[(kind == NOVEL) & odd].flatten(0, 1), self.parts)
         x, mean = self.space_.placed(seen), F.normalize(self.space_.placed(seen).mean(dim=1), dim=1)
         with seeded(self.seed):
             net = Heads(x.shape[2], self.hidden, self._outputs(), self.heads).to(seen.device)
-        begin = discovery.starts(mean, kind, weight, self.classes, bool(self.correction), self.heads, self.seed)
+        begin = discovery.starts(mean, kind, odd, weight, self.classes, bool(self.correction), self.heads, self.seed)
         net.prototypes.data.copy_(begin)
         weights = discovery.Weights(self.even, self.known if self.known_ else 0.0, self.correction)
         plan = discovery.Plan(self.steps, self.batch, self.rate, self.seed)
-        self.history_ = discovery.taught(net, x, kind, height, self.known_, weights, plan)
-        self.net_ = net
+        self.history_, self.net_ = discovery.taught(net, x, kind, height, self.known_, weights, plan), net

@@ -37,6 +37,7 @@ LEVELS = (2, 3)  # of a timm CNN whose maps are repaired
 HOSTS = {"unet": True, "autoencoder": False}  # whether the host hands over maps of every resolution, or the code alone
 SHARED = 0.1  # of the spread of all errors, added to that at each position: few images tell little of one
 BATCH = 32  # images looked at together
+CHANNELS = 16  # of all held maps, summed together: more take more memory
 ARRAYS = ("mean", "spread", "place", "due", "varied")  # of the state, beside the weights
 
 
@@ -181,14 +182,12 @@ class Fader:
         return standardised(maps.contiguous(memory_format=torch.channels_last), self.mean_, self.spread_)
 
     def _known(self, held: Held) -> "Known":
-        """What training draws from; and what is usual of normals at each position."""
+        """What training draws from, in the memory of `held`, whose maps it replaces; and what is usual of normals at
+        each position."""
         where, counts = self.mean_.device, held.inside[0]
-        clean, twin = (
-            torch.cat([self._standard(x.to(where).float()).half().cpu() for x in level.split(BATCH)])
-            for level in held.levels
-        )
+        clean, twin = (self._replaced(level) for level in held.levels)
         weight = counts[:, None].half()
-        total = (clean * weight).sum(dim=0, dtype=torch.float32)
+        total = torch.cat([(part * weight).sum(dim=0, dtype=torch.float32) for part in clean.split(CHANNELS, dim=1)])
         self.place_ = (total / weight.sum(dim=0, dtype=torch.float32).clamp(min=1)).to(where)
 
         def masks(maps: Tensor) -> Tensor:
@@ -196,6 +195,14 @@ class Fader:
             return torch.cat([self._masks(x.to(where).float(), inside.to(where)).cpu() for x, inside in parts])
 
         return Known(clean, twin, masks(clean), masks(twin), counts)
+
+    def _replaced(self, level: Tensor) -> Tensor:
+        """Held maps `(n, c, h', w')`, dense and image by image, standardised in their own memory, channels last."""
+        _, c, h, w = level.shape
+        last = level.as_strided(level.shape, (c * h * w, 1, c * w, c))
+        for old, new in zip(level.split(BATCH), last.split(BATCH), strict=True):
+            new.copy_(self._standard(old.to(self.mean_.device).float()).half())
+        return last
 
     def _masks(self, maps: Tensor, inside: Tensor) -> Tensor:
         """What is covered, bool `(n, h', w')`: of each image the positions that count and are furthest from the

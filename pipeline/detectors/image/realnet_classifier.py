@@ -87,7 +87,9 @@ class RealnetClassifier:
     teacher_rate: Annotated[float, Gt(0), Le(1)] = 3e-3
     """The same for the teacher's head."""
     mirror: bool = True
-    """Whether images are mirrored by chance, across and down; false where that changes their meaning."""
+    """Whether each step is mirrored by chance, across and down, all its images by one draw; false where that changes
+    their meaning. What is flipped are images where the student looks at pixels, else, and for the teacher, the frozen
+    backbone's maps of images as they are."""
     cache: Annotated[int, Ge(1)] = 1000
     """Most MB (10^6 bytes) of maps and images held in half precision during fit; of more images than it holds, as many
     as it does are drawn."""

@@ -1,3 +1,5 @@
+import gc
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +8,7 @@ import torch
 
 from pipeline.detectors.image.anomalyncd import AnomalyNCD
 from pipeline.errors import DataError, NotFittedError
+from pipeline.parts import discovery
 from pipeline.protocols import Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
@@ -109,6 +112,38 @@ def test_low_regions_are_normal() -> None:
     assert (detector.classify(test) == -1).sum() <= 4
     assert (without.classify(test) == -1).sum() == 0
     assert (detector.classify(whole(view(faint))) == -1).sum() >= 4
+
+
+def test_maps_are_not_held_at_the_size_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, enlarged = AnomalyNCD(**TINY), AnomalyNCD._enlarged
+    # numpy's memory is traced, torch's is not
+    monkeypatch.setattr(
+        detector, "_enlarged", lambda *given: torch.from_numpy(enlarged(detector, *given).numpy().copy()), raising=True
+    )
+    monkeypatch.setattr(detector, "_learn", lambda *given: None)
+    most = []
+    for n in (32, 96):
+        train = line(n, 0)[0]
+        detector.fit(train)  # what is loaded and cached once
+        gc.collect()
+        tracemalloc.start()
+        detector.fit(train)
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    maps = 64 * SIDE * SIDE * np.dtype(np.float32).itemsize
+    assert most[1] - most[0] < maps / 2
+
+
+def test_of_a_cold_merge_only_the_largest_region_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others weigh 0 and are of anomalies all the same."""
+    mask, given, starts = np.zeros((SIDE, SIDE), bool), [], discovery.starts
+    mask[4:20, 4:20] = mask[40:44, 40:44] = True
+    monkeypatch.setattr("pipeline.detectors.image.anomalyncd.standing_out", lambda *_: mask)
+    monkeypatch.setattr(discovery, "starts", lambda *some: given.append(some) or starts(*some))
+    AnomalyNCD(**TINY | {"merge": 2e-4, "correction": 0.5}).fit(line(16, 0)[0])
+    _, _, odd, weight, *_ = given[0]
+    assert odd.tolist() == [True] * 32 + [False] * 20
+    assert weight.tolist() == [1.0, 0.0] * 26
 
 
 def test_base_categories_teach_and_are_not_found() -> None:

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.detectors.image import fader
 from pipeline.detectors.image.fader import Fader, furthest
 from pipeline.errors import DataError, ModelError, NotFittedError
 from pipeline.parts import features
@@ -74,6 +77,38 @@ def test_the_losses_fall_and_a_planted_defect_is_found(host: str) -> None:
     row, column = np.unravel_index(scores.local[7].argmax(), (SIDE, SIDE))
     assert 12 <= row < 32
     assert 16 <= column < 36
+
+
+def test_maps_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that training draws from are standardised in the memory of those that were held, whatever its layout."""
+    for name, last in (("filterbank", False), ("test_resnet", True)):
+        seen = {}
+        for module, what in ((fader, "hold"), (Fader, "_known")):
+            made = getattr(module, what)
+
+            def kept(
+                *given: object, what: str = what, made: Callable = made, seen: dict = seen, **named: object
+            ) -> Any:
+                seen[what] = made(*given, **named)
+                if what == "hold":
+                    seen["maps"] = [level.clone() for level in seen[what].levels]
+                return seen[what]
+
+            monkeypatch.setattr(module, what, kept)
+        region = np.ones((40, SIDE, SIDE), bool)
+        region[:5, :, :20] = False
+        small = {**TINY, "backbone": Backbone(name, levels=[2, 3])}
+        detector = Fader(**small).fit(view(stripes(40, 0), region=region))
+        monkeypatch.undo()
+        held, known = seen["hold"], seen["_known"]
+        assert held.levels[0].is_contiguous() is not last
+        for maps, level, found in zip(seen["maps"], held.levels, known[:2], strict=True):
+            assert found.data_ptr() == level.data_ptr()
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(found, detector._standard(maps.float()).half(), rtol=0, atol=0)
+        weight = known.inside[:, None].half()
+        expected = (known.clean * weight).sum(dim=0, dtype=torch.float32) / weight.sum(dim=0, dtype=torch.float32)
+        torch.testing.assert_close(detector.place_, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_host_stays_as_it_was_and_may_stand_alone() -> None:

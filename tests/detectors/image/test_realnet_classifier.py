@@ -7,6 +7,7 @@ import torch
 from pipeline.detectors.image.realnet_classifier import RealnetClassifier, proportioned
 from pipeline.errors import DataError, NotFittedError, ParamsError
 from pipeline.group_metrics import by_group
+from pipeline.parts import features
 from pipeline.parts.distillation import SmallViT, Teacher, distilled
 from pipeline.parts.features import Backbone
 from pipeline.protocols import Samples
@@ -136,6 +137,9 @@ def test_repeats_survives_its_state_and_does_not_care_about_batches() -> None:
 def test_a_vision_transformer_of_timm_is_the_student() -> None:
     train = some(8, 3)
     detector = RealnetClassifier(**TINY, student=VIT).fit(train)
+    loaded, tuned = features.load(VIT).net.state_dict(), detector.net_.net.state_dict()
+    assert loaded.keys() == tuned.keys()
+    assert all((tuned[name] - loaded[name]).abs().max() > 1e-4 for name in loaded if name.endswith("weight"))
     batch = whole(train)
     again = RealnetClassifier(**TINY, student=VIT).from_state(detector.state())
     np.testing.assert_array_equal(detector.score(batch).sample, again.score(batch).sample)
