@@ -192,8 +192,10 @@ class DeSTSeg:
         for at in order.reshape(self.steps, -1):
             (clean, _, *maps), (counts, _, *inside) = good.of(at, cpu)
             images = clean.numpy().astype(np.uint8)
-            pairs = [perlin.corrupted(images, i, rng, chance, inside=own) for i, own in enumerate(counts.numpy())]
+            known = images * counts.numpy()[:, None]  # no texture of what does not count
+            pairs = [perlin.corrupted(known, i, rng, chance, inside=own) for i, own in enumerate(counts.numpy())]
             seen, mark = (np.stack(part) for part in zip(*pairs, strict=True))
+            seen = np.where(mark[:, None], seen, images)
             finest = inside[0]
             if bad is not None:
                 (more, own, *_), (also, _, first, *_) = bad.of(rng.choice(len(bad), odd), cpu)

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import ParamsError
 from pipeline.parts import nets
 from pipeline.parts.attenuation import Attenuation, error
 from pipeline.parts.device import device, seeded
@@ -94,8 +95,12 @@ class Draem:
         """Train on uint8 images `(n, 3, h, w)`, at least shrink * 2**(depth + 1) pixels high and wide; of unknown
         label only where none is labelled normal, as normals.
 
-        Raises DataError without normals, for images too small or of differing sizes, or when `cache` does not hold a
-        normal one of each category."""
+        Raises ParamsError for windows too small for `depth`, DataError without normals, for images too small or of
+        differing sizes, or when `cache` does not hold a normal one of each category."""
+        if self.crop < 2 ** (self.depth + 1):
+            raise ParamsError(
+                f"draem.crop must be at least {2 ** (self.depth + 1)} for depth = {self.depth}, got {self.crop}"
+            )
         normals(train)
         some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
         held = hold_images(some, self.cache, self.seed, self.shrink, self.shrink * 2 ** (self.depth + 1))

@@ -156,7 +156,7 @@ def test_what_does_not_count_is_not_seen(segment: bool) -> None:
     made = {"backbone": Backbone(levels=[0]), **TINY, "segment": segment}  # a narrow teacher
     first = DeSTSeg(**made).fit(view(train, region=region))
     with torch.no_grad():
-        first.reader_.last[-1].weight *= 30  # after so few steps it would hardly heed what it sees
+        first.reader_.last[-1].weight *= 60  # after so few steps it would hardly heed what it sees
     batch = whole(view(stripes(3, 2), region=region[:3]))
     spoiled = batch.x.copy()
     spoiled[:, :, 16:28, :4] = 255
@@ -172,6 +172,16 @@ def test_what_does_not_count_is_not_seen(segment: bool) -> None:
     )
     for name, loss in taught.items():
         assert same[name].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_textures_are_of_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, corrupted = [], perlin.corrupted
+    monkeypatch.setattr(perlin, "corrupted", lambda x, *rest, **k: (seen.append(x), corrupted(x, *rest, **k))[1])
+    region = np.ones((4, SIDE, SIDE), bool)
+    region[:, :, :20] = False
+    DeSTSeg(Backbone(levels=[0]), **TINY).fit(view(stripes(4, 0), region=region))
+    assert seen
+    assert all(not x[..., :20].any() and x[..., 20:].any() for x in seen)
 
 
 def test_repeats_survives_its_state_bit_for_bit_and_takes_any_batch() -> None:

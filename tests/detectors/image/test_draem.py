@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from pipeline.detectors.image.draem import Draem, Networks
-from pipeline.errors import DataError, ModelError, NotFittedError
+from pipeline.errors import DataError, ModelError, NotFittedError, ParamsError
 from pipeline.parts.device import seeded
 from pipeline.parts.held_images import hold_images
 from pipeline.parts.nets import frozen
+from pipeline.protocols import Samples
 from tests.pictures import SIDE, planted, stripes, view, whole
 
 TINY = {"steps": 3, "batch": 2, "labelled": 1, "width": 2, "compare": 2, "depth": 2, "shrink": 2}
@@ -72,13 +73,12 @@ def test_labelled_anomalies_teach_and_those_without_a_mask_do_not() -> None:
     x, masks = planted(5, 0)
     label = np.array([0, 0, 0, 0, 1])
 
-    def weights(mask: np.ndarray, given: np.ndarray = label) -> np.ndarray:
-        detector = Draem(**TINY).fit(view(x, given, mask))
-        return np.concatenate([a.ravel() for a in detector.state().arrays.values()])
+    def weights(some: Samples) -> np.ndarray:
+        return np.concatenate([a.ravel() for a in Draem(**TINY).fit(some).state().arrays.values()])
 
-    with_mask, without = weights(masks), weights(np.zeros_like(masks))
-    assert not np.array_equal(with_mask, without)
-    assert np.isfinite(without).all()
+    without = weights(view(x, label, np.zeros_like(masks)))
+    assert not np.array_equal(weights(view(x, label, masks)), without)
+    np.testing.assert_array_equal(without, weights(view(x[:4])))
 
 
 def test_attenuation_leaves_both_networks_as_they_were() -> None:
@@ -204,6 +204,11 @@ def test_unlabelled_images_stand_for_normals_where_none_is_labelled(anomalies: i
     np.testing.assert_array_equal(presumed.local, Draem(**TINY).fit(view(x, label.clip(0), masks)).score(test).local)
     left_out = Draem(**TINY).fit(view(x[:3], np.array([0, -1, 0]))).score(test)
     np.testing.assert_array_equal(left_out.local, Draem(**TINY).fit(view(x[[0, 2]])).score(test).local)
+
+
+def test_windows_too_small_for_the_networks_are_refused() -> None:
+    with pytest.raises(ParamsError, match="draem.crop must be at least 16 for depth = 3, got 8"):
+        Draem(crop=8, depth=3).fit(view(stripes(2, 0)))
 
 
 def test_refusals() -> None:
