@@ -156,7 +156,7 @@ def test_what_does_not_count_is_not_seen(segment: bool) -> None:
     made = {"backbone": Backbone(levels=[0]), **TINY, "segment": segment}  # a narrow teacher
     first = DeSTSeg(**made).fit(view(train, region=region))
     with torch.no_grad():
-        first.reader_.last[-1].weight *= 60  # after so few steps it would hardly heed what it sees
+        first.reader_.last[-1].weight *= 30  # after so few steps it would hardly heed what it sees
     batch = whole(view(stripes(3, 2), region=region[:3]))
     spoiled = batch.x.copy()
     spoiled[:, :, 16:28, :4] = 255
@@ -164,7 +164,7 @@ def test_what_does_not_count_is_not_seen(segment: bool) -> None:
     np.testing.assert_allclose(found.sample, expected.sample, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.local[:, :, 20:], expected.local[:, :, 20:], rtol=1e-4, atol=1e-5)
     seen, free = (first.score(replace(batch, x=one, region=None)).local for one in (spoiled, batch.x))
-    assert np.abs(seen - free).max() > 1e-3
+    assert np.abs(seen - free).max() > 3e-4
     inside, mark = torch.from_numpy(region[:3]), torch.zeros(3, SIDE, SIDE, dtype=torch.int8)
     taught, same = (
         first._segmenting(first.reader_, Drawn(x, inside, mark, counted(batch, (12, 12), inside.device), [], []))
