@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.protocols import NORMAL, UNKNOWN, Batch, Samples
+from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples
 
 AHEAD = 2  # batches decoded before they are asked for
 LABELLED = "labelled"  # `split` of samples that people labelled after a batch was scored, see labelled.py and split.py
@@ -69,6 +69,13 @@ def normals(samples: Samples) -> Samples:
             f"training needs at least one normal sample (label 0, or unlabelled), got none among {len(samples)} samples"
         )
     return chosen
+
+
+def teaching(samples: Samples) -> Samples:
+    """What teaches a detector that learns from labels: the `normals` and the labelled anomalies, in their order. Raises
+    DataError when nothing stands for what is normal."""
+    normals(samples)
+    return samples[presumed_normal(samples.label) | (samples.label == ANOMALOUS)]
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.protocols import Batch
-from pipeline.samples import AHEAD, View, normals, part, presumed_normal, read_manifest
+from pipeline.samples import AHEAD, View, normals, part, presumed_normal, read_manifest, teaching
 
 
 def rows(n: int) -> pd.DataFrame:
@@ -42,6 +42,16 @@ def test_an_error_while_decoding_reaches_the_reader() -> None:
 
     with pytest.raises(DataError, match="s0 vanished"):
         list(View(rows(4), read).batches(2))
+
+
+@pytest.mark.parametrize(("label", "expected"), [([0, 1, -1, 0], [0, 1, 3]), ([-1, 1, -1, 1], [0, 1, 2, 3])])
+def test_normals_and_anomalies_teach_and_the_unlabelled_where_they_stand_for_normals(
+    label: list[int], expected: list[int]
+) -> None:
+    some = View(pd.DataFrame({"id": range(4), "label": label}), lambda rows: Batch([], None, None))
+    assert teaching(some).ids == expected
+    with pytest.raises(DataError, match="at least one normal sample"):
+        teaching(some[np.array([1])])
 
 
 def test_normals_are_label_0_and_must_exist() -> None:

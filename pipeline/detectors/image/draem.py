@@ -29,8 +29,8 @@ from pipeline.parts.losses import focal
 from pipeline.parts.perlin import corrupted
 from pipeline.parts.regions import counted
 from pipeline.parts.ssim import ssim
-from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
-from pipeline.samples import normals, presumed_normal
+from pipeline.protocols import Batch, Samples, Scores, State
+from pipeline.samples import teaching
 
 HIDDEN = 32  # width between the layers that attenuate
 TOLERATED = 1.5  # times that a patch's error may exceed what it is without the texture before its features are weakened
@@ -101,8 +101,7 @@ class Draem:
             raise ParamsError(
                 f"draem.crop must be at least {2 ** (self.depth + 1)} for depth = {self.depth}, got {self.crop}"
             )
-        normals(train)
-        some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
+        some = teaching(train)
         held = hold_images(some, self.cache, self.seed, self.shrink, self.shrink * 2 ** (self.depth + 1))
         where = device()
         with seeded(self.seed):

@@ -31,8 +31,8 @@ from pipeline.parts.perlin import corrupted
 from pipeline.parts.progress import tracked
 from pipeline.parts.regions import counted, covered, enlarged, largest, pooled
 from pipeline.parts.tokens import laid_out, on_grid, tokens
-from pipeline.protocols import ANOMALOUS, NORMAL, Batch, Samples, Scores, State
-from pipeline.samples import normals, presumed_normal
+from pipeline.protocols import NORMAL, Batch, Samples, Scores, State
+from pipeline.samples import teaching
 
 LEVELS = (1, 2, 3)  # of a timm CNN; the paper merges the four stages of an EfficientNet-B4 at stride 16
 BATCH = 16  # images looked at together
@@ -98,10 +98,9 @@ class OneNIP:
         """Train on uint8 images `(n, 3, h, w)`; of unknown label only where none is labelled normal, as normals.
 
         Raises DataError without normals, for differing sizes, a grid too small to attend to, or a `cache` too small."""
-        normals(train)
         self._features = features.load(self.backbone, LEVELS)
         where, rng = self._features.device, np.random.default_rng(self.seed)
-        some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
+        some = teaching(train)
         held = hold_images(some, self.cache, self.seed, normals=TWINS, beside=lambda x: 4 * self._maps(x).numel())
         known = self._known(held, rng)
         with seeded(self.seed):

@@ -28,7 +28,7 @@ from pipeline.parts.images import checked
 from pipeline.parts.losses import focal
 from pipeline.parts.regions import counted
 from pipeline.protocols import ANOMALOUS, Batch, Samples, Scores, State
-from pipeline.samples import normals, presumed_normal
+from pipeline.samples import teaching
 
 LEVELS = (2, 3, 4)  # of a timm backbone as the teacher
 LEAST = 2  # anomalous images: one does not tell what anomalies have in common
@@ -104,13 +104,12 @@ class RealnetClassifier:
 
         Raises DataError without normals, with fewer than LEAST anomalous images, for images of differing sizes or of
         one that the student cannot take; ParamsError for a student that is no vision transformer."""
-        normals(train)
+        some = teaching(train)
         if (found := int((train.label == ANOMALOUS).sum())) < LEAST:
             raise DataError(
                 f"image/realnet_classifier needs at least {LEAST} anomalous images (label 1) to learn from,"
                 f" got {found} among {len(train)} samples"
             )
-        some = train[presumed_normal(train.label) | (train.label == ANOMALOUS)]
         vit = self._vit(self.student)
         self._features = features.load(self.backbone, LEVELS)
         held = hold(self._features, some, self.cache, self.seed, self._with_pixels)

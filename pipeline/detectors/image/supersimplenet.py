@@ -26,7 +26,7 @@ from pipeline.parts.moments import Moments, standardised
 from pipeline.parts.progress import Progress
 from pipeline.parts.regions import counted, enlarged, largest, positions
 from pipeline.protocols import ANOMALOUS, NORMAL, UNKNOWN, Batch, Samples, Scores, State
-from pipeline.samples import normals, presumed_normal
+from pipeline.samples import teaching
 
 LEVELS = (2, 3)  # of a timm backbone, as in the paper
 BATCH = 16  # images looked at together when features are taken
@@ -86,9 +86,8 @@ class SuperSimpleNet:
         """Train on uint8 images `(n, 3, h, w)`; of unknown label only where none is labelled normal, as normals.
 
         Raises DataError without normals, for images of differing sizes, or when `cache` does not hold one."""
-        normals(train)
         self._features = features.load(self.backbone, LEVELS)
-        held = self._held(train[presumed_normal(train.label) | (train.label == ANOMALOUS)])
+        held = self._held(teaching(train))
         where, rng = self._features.device, np.random.default_rng(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
